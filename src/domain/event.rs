@@ -1,0 +1,139 @@
+//! An event: one thing that was said or done in a session.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use super::{
+    error::Result,
+    id::{EventId, SessionId},
+    json::{Fields, JsonObject, parsed},
+    timestamp::Timestamp,
+};
+
+/// Largest payload, in bytes of compact JSON.
+pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
+
+/// The rule for [`EventType`], for the API's schema.
+pub const EVENT_TYPE_PATTERN: &str = "^[a-z][a-z0-9_.-]{0,63}$";
+
+/// What kind of event: `user_speech`, `bot_speech`, `system`, or a word of the caller's own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventType(Arc<str>);
+
+impl EventType {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for EventType {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let rest =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_.-".contains(&byte);
+        match text.as_bytes() {
+            [first, others @ ..]
+                if first.is_ascii_lowercase()
+                    && others.len() < 64
+                    && others.iter().all(|&byte| rest(byte)) =>
+            {
+                Ok(Self(text.into()))
+            }
+            _ => Err(
+                "must be a lower-case letter and up to 63 more of a-z 0-9 _ . -, such as user_speech",
+            ),
+        }
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An event as a caller gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEvent {
+    pub id: EventId,
+    pub event_type: EventType,
+    pub payload: JsonObject,
+    /// When it happened; the server's clock when left out.
+    pub timestamp: Option<Timestamp>,
+}
+
+impl NewEvent {
+    /// Reads `{eventId, type, payload, timestamp?}`; `prefix` stands before field names in errors.
+    pub fn read(bytes: &[u8], prefix: &str) -> Result<Self> {
+        let mut fields = Fields::split(bytes, prefix)?;
+        let id = fields.required("eventId", parsed);
+        let event_type = fields.required("type", parsed);
+        let payload = fields.required("payload", |text| JsonObject::read(text, PAYLOAD_BYTES_MAX));
+        let timestamp = fields.optional("timestamp", parsed);
+        fields.finish(|| {
+            Some(Self {
+                id: id?,
+                event_type: event_type?,
+                payload: payload?,
+                timestamp,
+            })
+        })
+    }
+}
+
+/// A stored event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    pub id: EventId,
+    pub session: SessionId,
+    /// Given by the server when it accepted the event; increases within the session, with gaps.
+    pub seq: i64,
+    pub event_type: EventType,
+    pub payload: JsonObject,
+    pub timestamp: Timestamp,
+}
+
+impl Event {
+    /// Whether appending `new` again is a replay of this event rather than a clash with it. The timestamp does
+    /// not count: a retrying client may have stamped the event anew.
+    pub fn is_replayed_by(&self, event_type: &EventType, payload: &JsonObject) -> bool {
+        self.event_type == *event_type && self.payload.same_value(payload)
+    }
+}
+
+/// The outcome of an append that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// The event as it is stored.
+    pub event: Event,
+    /// It was there already.
+    pub replayed: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_is_a_short_lower_case_word() {
+        for good in [
+            "a",
+            "user_speech",
+            "tool.call-2",
+            &format!("a{}", "b".repeat(63)),
+        ] {
+            assert!(good.parse::<EventType>().is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "A",
+            "1a",
+            "_a",
+            "a b",
+            "é",
+            &format!("a{}", "b".repeat(64)),
+        ] {
+            assert!(bad.parse::<EventType>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! An instant, kept to the millisecond.
+
+use std::{fmt, str::FromStr};
+
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// Milliseconds since 1970-01-01T00:00:00Z, within the years 0000 to 9999 that RFC 3339 can write.
+///
+/// Reads RFC 3339 with any offset, dropping what is finer than a millisecond; writes UTC with exactly
+/// three decimals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+/// 0000-01-01T00:00:00.000Z and 9999-12-31T23:59:59.999Z.
+const RANGE_MS: std::ops::RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
+
+impl Timestamp {
+    /// `None` outside the years 0000 to 9999.
+    pub fn from_unix_ms(ms: i64) -> Option<Self> {
+        RANGE_MS.contains(&ms).then_some(Self(ms))
+    }
+
+    pub fn unix_ms(self) -> i64 {
+        self.0
+    }
+
+    /// This instant moved by `ms`, held within the range.
+    #[must_use]
+    pub fn saturating_add_ms(self, ms: i64) -> Self {
+        Self(
+            self.0
+                .saturating_add(ms)
+                .clamp(*RANGE_MS.start(), *RANGE_MS.end()),
+        )
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const RULE: &str =
+            "must be an RFC 3339 date and time with an offset, such as 2026-01-31T09:30:00.000Z";
+        let parsed = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| RULE)?;
+        let ms = parsed.unix_timestamp_nanos().div_euclid(1_000_000);
+        i64::try_from(ms)
+            .ok()
+            .and_then(Self::from_unix_ms)
+            .ok_or("must lie within the years 0000 to 9999 in UTC")
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The range of the type lies within that of `OffsetDateTime`, so the fallback is never taken.
+        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
+            .unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        write!(
+            f,
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+            at.year(),
+            u8::from(at.month()),
+            at.day(),
+            at.hour(),
+            at.minute(),
+            at.second(),
+            at.millisecond()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round_trip(text: &str) -> String {
+        text.parse::<Timestamp>().unwrap().to_string()
+    }
+
+    #[test]
+    fn reads_any_offset_and_writes_utc_milliseconds() {
+        assert_eq!(
+            round_trip("2026-09-01T08:00:03.808Z"),
+            "2026-09-01T08:00:03.808Z"
+        );
+        assert_eq!(
+            round_trip("2026-09-01T10:00:03.8089+02:00"),
+            "2026-09-01T08:00:03.808Z"
+        );
+        assert_eq!(
+            round_trip("1969-12-31T23:59:59.9999Z"),
+            "1969-12-31T23:59:59.999Z"
+        );
+        assert_eq!(
+            round_trip("0000-01-01T00:00:00Z"),
+            "0000-01-01T00:00:00.000Z"
+        );
+        assert_eq!(
+            round_trip("9999-12-31T23:59:59.9999Z"),
+            "9999-12-31T23:59:59.999Z"
+        );
+    }
+
+    #[test]
+    fn refuses_what_it_could_not_write_back() {
+        for bad in [
+            "2026-02-30T00:00:00Z",
+            "2026-01-01",
+            "2026-01-01T00:00:00",
+            "0000-01-01T00:00:00+01:00",
+            "9999-12-31T23:59:59-01:00",
+            "",
+            "yesterday",
+        ] {
+            assert!(bad.parse::<Timestamp>().is_err(), "{bad}");
+        }
+    }
+}

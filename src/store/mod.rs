@@ -1,0 +1,126 @@
+//! The hot store: where sessions and events live until they are archived.
+//!
+//! [`Store`] is the contract, in words; the suite in `store/conformance.rs` is the contract as a test, and runs on
+//! every implementation. A store keeps the invariants on its own, with what its database guarantees: the use
+//! cases above it may run in any number of processes at once and hold no locks.
+
+use async_trait::async_trait;
+
+use crate::domain::{
+    Appended, End, Event, EventId, EventQuery, Expected, NewEvent, Page, Result, Session, SessionKey,
+    SessionPatch, SessionQuery, Tenant, Timestamp,
+};
+
+pub mod sqlite;
+
+/// An event on its way into a session.
+#[derive(Debug, Clone)]
+pub struct Append {
+    pub key: SessionKey,
+    pub event: NewEvent,
+    /// The server's clock: the timestamp of an event that brought none.
+    pub now: Timestamp,
+    /// The sequence number to give, unless the session already has one as high; see [`Store::append`].
+    pub seq: i64,
+}
+
+/// The outcome of [`Store::open`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// The session as it is stored.
+    pub session: Session,
+    /// This call stored it; of any number of concurrent calls with one key, exactly one is told so.
+    pub created: bool,
+}
+
+/// What a round of [`Store::upkeep`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Upkeep {
+    /// Events deleted on behalf of erased sessions.
+    pub events_deleted: usize,
+    /// Tombstones whose time was over.
+    pub tombstones_dropped: usize,
+}
+
+/// A durable store of sessions and events.
+///
+/// What every method promises:
+///
+/// - **Durable (I1).** `Ok` from a method that writes means that the write survives the loss of power.
+/// - **Visible (I3).** A call that begins after another returned `Ok` sees what it wrote.
+/// - **Atomic (I6).** A method that returns `Err` with a kind that blames the caller changed nothing. With
+///   [`Kind::Unavailable`] or [`Kind::Internal`](crate::domain::Kind) it may or may not have; calling again with
+///   the same arguments is always safe and settles it.
+/// - **Tenants never meet (I8).** Only the tenant in the key is read or written.
+///
+/// Every method that takes a key fails with [`Kind::SessionErased`] while the key's tombstone stands, and, but for
+/// `open` and `erase`, with [`Kind::SessionNotFound`] when there is no session.
+///
+/// [`Kind::Unavailable`]: crate::domain::Kind::Unavailable
+/// [`Kind::SessionErased`]: crate::domain::Kind::SessionErased
+/// [`Kind::SessionNotFound`]: crate::domain::Kind::SessionNotFound
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Stores `session` unless its key is taken, in which case the stored one comes back untouched.
+    ///
+    /// `now` tells whether a tombstone still stands.
+    async fn open(&self, tenant: &Tenant, session: Session, now: Timestamp) -> Result<Opened>;
+
+    /// The session.
+    async fn session(&self, key: &SessionKey) -> Result<Session>;
+
+    /// A page of a tenant's sessions, newest first: by `(startedAt, sessionId)`, descending. Erased ones are not
+    /// listed.
+    async fn sessions(&self, tenant: &Tenant, query: &SessionQuery) -> Result<Page<Session>>;
+
+    /// Applies [`Session::patch`] atomically: of two concurrent patches neither is lost.
+    ///
+    /// # Errors
+    /// As [`Session::patch`].
+    async fn patch(&self, key: &SessionKey, patch: &SessionPatch, expected: &Expected) -> Result<Session>;
+
+    /// Applies [`Session::end`] atomically: the first call decides, every other one gets its outcome.
+    async fn end(&self, key: &SessionKey, end: &End, now: Timestamp) -> Result<Session>;
+
+    /// Erases the session, its events and all their content. From the moment this returns, nothing of it can be
+    /// read, and its id is refused until `forget_at`. Repeating it, or erasing what never was, is `Ok` and leaves
+    /// no trace.
+    async fn erase(&self, key: &SessionKey, forget_at: Timestamp) -> Result<()>;
+
+    /// Appends events, each on its own: one outcome an event, in the order given.
+    ///
+    /// For each event, in this order: an event with its id and the same type and payload is in the session
+    /// already: it comes back, `replayed`; one with that id and another type or payload is there:
+    /// [`Kind::EventIdReused`](crate::domain::Kind::EventIdReused); the session has ended:
+    /// [`Kind::SessionEnded`](crate::domain::Kind::SessionEnded); else it is stored, exactly once whatever else
+    /// runs at the same time (I2), and an `initiated` session becomes `active`.
+    ///
+    /// The stored `seq` is the one proposed or, where the session has an event with that `seq` or a greater one,
+    /// greater than all of them: it increases in the order in which the events of a session were accepted, and for
+    /// events of one call, in the order given.
+    ///
+    /// # Errors
+    /// As a whole only when nothing is known of any event, such as a lost connection or a failed commit.
+    async fn append(&self, batch: Vec<Append>) -> Result<Vec<Result<Appended>>>;
+
+    /// A page of a session's events in `(timestamp, seq, eventId)` order or its reverse (I4), at a cost that does not
+    /// grow with the depth of the page.
+    async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<Page<Event>>;
+
+    /// One event.
+    ///
+    /// # Errors
+    /// [`Kind::EventNotFound`](crate::domain::Kind::EventNotFound).
+    async fn event(&self, key: &SessionKey, id: &EventId) -> Result<Event>;
+
+    /// Whether the store can serve right now, asked of the database itself.
+    async fn ping(&self) -> Result<()>;
+
+    /// One bounded round of what is left to do after the fact: the events of erased sessions, tombstones whose time
+    /// is over. Safe to run at any time and in any number of processes; to be called again while it reports work.
+    async fn upkeep(&self, now: Timestamp) -> Result<Upkeep>;
+
+    /// Finishes what was accepted and closes; later calls fail with
+    /// [`Kind::Unavailable`](crate::domain::Kind::Unavailable).
+    async fn close(&self);
+}
