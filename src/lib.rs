@@ -1,2 +1,21 @@
-//! x
+//! Colloquy: the system of record for AI conversations.
+//!
+//! The modules, in the order a reader should meet them; each imports only from those above it, but for [`app`],
+//! which puts everything together. `docs/ARCHITECTURE.md` walks through what happens when an event is posted.
+//!
+//! - [`domain`]: sessions, events, ids, pages, strict JSON, the kinds of failure. Pure.
+//! - [`store`]: where sessions and events live; the contract and its implementations.
+//! - [`service`]: the use cases, and group commit.
+//! - [`api`]: the use cases over HTTP.
+//! - [`commands`]: import and export.
+//! - [`config`], [`telemetry`]: what the process is told, and what it tells.
+//! - [`app`]: the composition root.
+
+pub mod api;
+pub mod app;
+pub mod commands;
+pub mod config;
 pub mod domain;
+pub mod service;
+pub mod store;
+pub mod telemetry;

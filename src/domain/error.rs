@@ -121,6 +121,11 @@ impl Error {
         &self.0.fields
     }
 
+    /// Whether there is no session to speak of, so that the failure is that of every event of a batch.
+    pub fn is_of_session(&self) -> bool {
+        matches!(self.kind(), Kind::SessionNotFound | Kind::SessionErased)
+    }
+
     /// The same failure for another request that shared its fate, without the source: a source is logged
     /// once.
     #[must_use]

@@ -5,12 +5,15 @@ use std::{fmt, str::FromStr, sync::Arc};
 use super::{
     error::Result,
     id::{EventId, SessionId},
-    json::{Fields, JsonObject, parsed},
+    json::{Fields, JsonObject, elements, parsed},
     timestamp::Timestamp,
 };
 
 /// Largest payload, in bytes of compact JSON.
 pub const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
+
+/// Most events of one batch.
+pub const BATCH_EVENTS_MAX: usize = 500;
 
 /// The rule for [`EventType`], for the API's schema.
 pub const EVENT_TYPE_PATTERN: &str = "^[a-z][a-z0-9_.-]{0,63}$";
@@ -29,8 +32,7 @@ impl FromStr for EventType {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let rest =
-            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_.-".contains(&byte);
+        let rest = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_.-".contains(&byte);
         match text.as_bytes() {
             [first, others @ ..]
                 if first.is_ascii_lowercase()
@@ -39,9 +41,7 @@ impl FromStr for EventType {
             {
                 Ok(Self(text.into()))
             }
-            _ => Err(
-                "must be a lower-case letter and up to 63 more of a-z 0-9 _ . -, such as user_speech",
-            ),
+            _ => Err("must be a lower-case letter and up to 63 more of a-z 0-9 _ . -, such as user_speech"),
         }
     }
 }
@@ -81,6 +81,27 @@ impl NewEvent {
     }
 }
 
+/// A batch of events as a caller gives it: each good on its own, or refused on its own.
+#[derive(Debug)]
+pub struct EventBatch(pub Vec<Result<NewEvent>>);
+
+impl EventBatch {
+    /// Reads `{events: [...]}` of 1 to [`BATCH_EVENTS_MAX`] events.
+    ///
+    /// # Errors
+    /// When the batch as a whole can't be read; an event that breaks a rule is an `Err` in its place.
+    pub fn read(bytes: &[u8]) -> Result<Self> {
+        let mut fields = Fields::split(bytes, "")?;
+        let events = fields.required("events", |text| match elements(text, BATCH_EVENTS_MAX)? {
+            events if events.is_empty() => Err("must have at least one event".into()),
+            events => Ok(events),
+        });
+        let events = fields.finish(|| events)?;
+        let read = |(at, text): (usize, &str)| NewEvent::read(text.as_bytes(), &format!("events[{at}]."));
+        Ok(Self(events.into_iter().enumerate().map(read).collect()))
+    }
+}
+
 /// A stored event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
@@ -116,23 +137,10 @@ mod tests {
 
     #[test]
     fn a_type_is_a_short_lower_case_word() {
-        for good in [
-            "a",
-            "user_speech",
-            "tool.call-2",
-            &format!("a{}", "b".repeat(63)),
-        ] {
+        for good in ["a", "user_speech", "tool.call-2", &format!("a{}", "b".repeat(63))] {
             assert!(good.parse::<EventType>().is_ok(), "{good}");
         }
-        for bad in [
-            "",
-            "A",
-            "1a",
-            "_a",
-            "a b",
-            "é",
-            &format!("a{}", "b".repeat(64)),
-        ] {
+        for bad in ["", "A", "1a", "_a", "a b", "é", &format!("a{}", "b".repeat(64))] {
             assert!(bad.parse::<EventType>().is_err(), "{bad}");
         }
     }

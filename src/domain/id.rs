@@ -12,15 +12,11 @@ pub const ID_LENGTH_MAX: usize = 128;
 /// which the negative look-ahead adds.
 pub const ID_PATTERN: &str = r"^(?!\.{1,2}$)[A-Za-z0-9._~:@=+-]{1,128}$";
 
-const RULE: &str =
-    "must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ = + - and not \".\" or \"..\"";
+const RULE: &str = "must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ = + - and not \".\" or \"..\"";
 
 fn is_id(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._~:@=+-".contains(&byte);
-    (1..=ID_LENGTH_MAX).contains(&text.len())
-        && text.bytes().all(allowed)
-        && text != "."
-        && text != ".."
+    (1..=ID_LENGTH_MAX).contains(&text.len()) && text.bytes().all(allowed) && text != "." && text != ".."
 }
 
 macro_rules! id {
@@ -110,17 +106,7 @@ mod tests {
         ] {
             assert!(good.parse::<SessionId>().is_ok(), "{good}");
         }
-        for bad in [
-            "",
-            ".",
-            "..",
-            "a/b",
-            "a b",
-            "é",
-            "a\0",
-            "a%",
-            &"x".repeat(129),
-        ] {
+        for bad in ["", ".", "..", "a/b", "a b", "é", "a\0", "a%", &"x".repeat(129)] {
             assert!(bad.parse::<SessionId>().is_err(), "{bad}");
         }
     }

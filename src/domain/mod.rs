@@ -7,9 +7,11 @@
 //! - [`timestamp`]: an instant, to the millisecond.
 //! - [`json`]: strict JSON in, compact JSON out; nothing is rounded or silently dropped.
 //! - [`session`], [`event`]: the two records and what a caller may say about them.
+//! - [`conversation`]: a whole conversation on one line, as it is imported and exported.
 //! - [`page`]: order, limits, filters and cursors.
 //! - [`error`]: the kinds of failure; `api::problem` turns them into status codes.
 
+pub mod conversation;
 pub mod error;
 pub mod event;
 pub mod id;
@@ -18,13 +20,14 @@ pub mod page;
 pub mod session;
 pub mod timestamp;
 
+pub use conversation::Conversation;
 pub use error::{Error, FieldError, Kind, Result};
-pub use event::{Appended, Event, EventType, NewEvent};
+pub use event::{Appended, Event, EventBatch, EventType, NewEvent};
 pub use id::{EventId, SessionId, SessionKey, Tenant, UserId};
 pub use json::JsonObject;
 pub use page::{
-    Cursor, EventFilter, EventPosition, EventQuery, Limit, Order, Page, SessionFilter,
-    SessionPosition, SessionQuery,
+    Cursor, EventFilter, EventPosition, EventQuery, Limit, Order, Page, SessionFilter, SessionPosition,
+    SessionQuery,
 };
 pub use session::{
     End, EndStatus, Expected, Language, NewSession, OpenStatus, Session, SessionPatch, Status,

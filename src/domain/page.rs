@@ -47,9 +47,7 @@ impl FromStr for Limit {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.parse()
             .ok()
-            .filter(|limit| {
-                (1..=LIMIT_MAX).contains(limit) && text.starts_with(|c: char| c.is_ascii_digit())
-            })
+            .filter(|limit| (1..=LIMIT_MAX).contains(limit) && text.starts_with(|c: char| c.is_ascii_digit()))
             .map(Self)
             .ok_or("must be a whole number from 1 to 500")
     }
@@ -206,9 +204,7 @@ impl Cursor {
         let status = status.map_or("", Status::as_str);
         let user_id = user_id.as_ref().map_or("", UserId::as_str);
         let (after, before) = (bound(*started_after), bound(*started_before));
-        Self::of_query(&format!(
-            "sessions {tenant} {status} {user_id} {after} {before}"
-        ))
+        Self::of_query(&format!("sessions {tenant} {status} {user_id} {after} {before}"))
     }
 
     fn of_query(description: &str) -> Self {
@@ -275,8 +271,7 @@ impl Cursor {
                 "the cursor belongs to another query: keep the path, order and filters while you page",
             ));
         }
-        let timestamp =
-            Timestamp::from_unix_ms(i64::from_be_bytes(word(9))).ok_or_else(not_ours)?;
+        let timestamp = Timestamp::from_unix_ms(i64::from_be_bytes(word(9))).ok_or_else(not_ours)?;
         let id = String::from_utf8(id.to_vec()).map_err(|_| not_ours())?;
         Ok((timestamp, i64::from_be_bytes(word(17)), id))
     }
@@ -317,10 +312,7 @@ mod tests {
     #[test]
     fn a_cursor_comes_back_as_the_position_it_was() {
         let cursor = Cursor::of_events(&key("a"), Order::Ascending, &EventFilter::default());
-        assert_eq!(
-            cursor.read_event(&cursor.event(&position())).unwrap(),
-            position()
-        );
+        assert_eq!(cursor.read_event(&cursor.event(&position())).unwrap(), position());
     }
 
     #[test]
@@ -339,10 +331,7 @@ mod tests {
             Cursor::of_events(&key("a"), Order::Ascending, &of_type),
             Cursor::of_sessions(&Tenant::default(), &SessionFilter::default()),
         ] {
-            assert_eq!(
-                other.read_event(&text).unwrap_err().kind(),
-                Kind::InvalidCursor
-            );
+            assert_eq!(other.read_event(&text).unwrap_err().kind(), Kind::InvalidCursor);
         }
     }
 
@@ -363,16 +352,7 @@ mod tests {
     fn a_limit_is_a_plain_number_in_range() {
         assert_eq!("1".parse::<Limit>().unwrap().get(), 1);
         assert_eq!("500".parse::<Limit>().unwrap().get(), 500);
-        for bad in [
-            "0",
-            "501",
-            "-1",
-            "+1",
-            "1.0",
-            "",
-            "ten",
-            "99999999999999999999",
-        ] {
+        for bad in ["0", "501", "-1", "+1", "1.0", "", "ten", "99999999999999999999"] {
             assert!(bad.parse::<Limit>().is_err(), "{bad}");
         }
     }

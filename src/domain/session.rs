@@ -140,9 +140,8 @@ impl FromStr for Language {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let subtag = |part: &str| {
-            (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric())
-        };
+        let subtag =
+            |part: &str| (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric());
         let letters = |part: &str| part.bytes().all(|b| b.is_ascii_alphabetic());
         let primary = text.split('-').next().unwrap_or_default();
         if text.len() <= LANGUAGE_LENGTH_MAX && letters(primary) && text.split('-').all(subtag) {
@@ -254,21 +253,21 @@ impl Session {
             None => {}
             Some(None) => next.metadata = JsonObject::default(),
             Some(Some(metadata)) => {
-                next.metadata =
-                    self.metadata
-                        .merged(metadata, METADATA_BYTES_MAX)
-                        .map_err(|refusal| {
-                            let kind = if refusal.too_large {
-                                Kind::TooLarge
-                            } else {
-                                Kind::Invalid
-                            };
-                            let field = super::error::FieldError {
-                                field: "metadata".to_owned(),
-                                message: format!("merged with what is stored, {}", refusal.message),
-                            };
-                            Error::of_fields(kind, vec![field])
-                        })?;
+                next.metadata = self
+                    .metadata
+                    .merged(metadata, METADATA_BYTES_MAX)
+                    .map_err(|refusal| {
+                        let kind = if refusal.too_large {
+                            Kind::TooLarge
+                        } else {
+                            Kind::Invalid
+                        };
+                        let field = super::error::FieldError {
+                            field: "metadata".to_owned(),
+                            message: format!("merged with what is stored, {}", refusal.message),
+                        };
+                        Error::of_fields(kind, vec![field])
+                    })?;
             }
         }
         let changed = next != *self;
@@ -400,15 +399,9 @@ mod tests {
 
     #[test]
     fn a_patch_that_fails_changes_nothing() {
-        let mut session = session(&format!(
-            r#"{{"a":"{}"}}"#,
-            "x".repeat(METADATA_BYTES_MAX - 20)
-        ));
+        let mut session = session(&format!(r#"{{"a":"{}"}}"#, "x".repeat(METADATA_BYTES_MAX - 20)));
         let before = session.clone();
-        let patch = format!(
-            r#"{{"userId":"u","metadata":{{"b":"{}"}}}}"#,
-            "y".repeat(100)
-        );
+        let patch = format!(r#"{{"userId":"u","metadata":{{"b":"{}"}}}}"#, "y".repeat(100));
         let patch = SessionPatch::read(patch.as_bytes()).unwrap();
         let error = session.patch(&patch, &Expected::Any).unwrap_err();
         assert_eq!(error.kind(), Kind::TooLarge);

@@ -1,1 +1,7 @@
+//! The integration tests: one binary, one file a subject. They drive the real `colloquy` over HTTP and its command
+//! line; nothing here reaches into the library but for the stores' conformance suite and the configuration.
 
+mod harness;
+
+mod config;
+mod house;

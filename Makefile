@@ -1,0 +1,79 @@
+# What a contributor types; CI types `make lint` and `make test`, too (.ci/run).
+# Needs Rust (cargo, rustfmt, clippy), Python 3.11 or newer with pip, Node 18 or newer with npm, and git. Everything
+# else is pinned and fetched by tests/tools.sh from the package registries.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+tools := tests/tools.sh
+shell_scripts := git ls-files -z --cached --others --exclude-standard '*.sh' .ci/run
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: run
+run: ## run the server, optimised
+	cargo run --locked --release
+
+.PHONY: fmt
+fmt: ## format the code
+	cargo fmt
+
+.PHONY: spec
+spec: ## write openapi/openapi.json as the code has it
+	@mkdir -p openapi
+	cargo run --quiet --locked -- openapi > openapi/openapi.json.new
+	mv openapi/openapi.json.new openapi/openapi.json
+
+.PHONY: tools
+tools: ## install the pinned check tools that are missing
+	@$(tools)
+
+.PHONY: lint
+lint: tools ## everything that can be said without running it
+	@echo "== format"
+	cargo fmt --check
+	@echo "== clippy"
+	cargo clippy --locked --all-targets -- -D warnings
+	@echo "== documentation"
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps --document-private-items
+	@echo "== dependencies: licences, bans, sources (not advisories: see deny.toml)"
+	$(tools) cargo deny --locked check licenses bans sources
+	@echo "== dependencies that nothing uses"
+	$(tools) cargo machete
+	@echo "== spelling"
+	$(tools) typos
+	@echo "== shell scripts"
+	$(shell_scripts) | xargs -0 $(tools) shellcheck
+	@echo "== OpenAPI document"
+	node tests/clients/typescript/lint-spec.mjs openapi/openapi.json
+
+.PHONY: test
+test: tools ## all tests: Rust, schemathesis, generated clients, the committed OpenAPI document
+	@echo "== cargo test"
+	cargo test --locked
+	@$(MAKE) spec-check schemathesis clients-check
+
+.PHONY: spec-check
+spec-check: server
+	@echo "== openapi/openapi.json is what the code says"
+	@diff -u openapi/openapi.json <(cargo run --quiet --locked -- openapi) \
+	  || { echo "openapi/openapi.json differs: run 'make spec'"; exit 1; }
+
+.PHONY: schemathesis
+schemathesis: server tools ## schemathesis against a live server
+	@echo "== schemathesis"
+	tests/with-server.sh tests/schemathesis/run.sh
+
+.PHONY: clients-check
+clients-check: server tools ## one conversation through each generated client
+	@echo "== generated clients"
+	tests/with-server.sh tests/clients/check.sh
+
+# The server that the live checks start.
+.PHONY: server
+server:
+	cargo build --locked

@@ -1,0 +1,161 @@
+//! What is around every request: its id, the check of its query string, one line in the log, and errors that all
+//! look the same.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+
+use futures_util::FutureExt;
+use poem::{Endpoint, IntoResponse, Middleware, Request, Response, Result, http::HeaderValue};
+use tracing::Instrument;
+use uuid::Uuid;
+
+use super::{
+    extract::QueryString,
+    problem::{Code, Problem},
+    spec::RouteTable,
+};
+use crate::domain::{Error, FieldError};
+
+const REQUEST_ID: &str = "X-Request-Id";
+
+/// Longest request id that is taken from a caller, in characters.
+const REQUEST_ID_LENGTH_MAX: usize = 128;
+
+/// The request's id: the caller's own where it sent a usable one.
+#[derive(Clone)]
+pub struct RequestId(pub Arc<str>);
+
+/// Wraps the whole API.
+pub struct Envelope {
+    routes: Arc<RouteTable>,
+}
+
+impl Default for Envelope {
+    fn default() -> Self {
+        Self {
+            routes: Arc::new(RouteTable::default()),
+        }
+    }
+}
+
+impl<E: Endpoint> Middleware<E> for Envelope {
+    type Output = Enveloped<E>;
+
+    fn transform(&self, inner: E) -> Self::Output {
+        Enveloped {
+            inner,
+            routes: Arc::clone(&self.routes),
+        }
+    }
+}
+
+pub struct Enveloped<E> {
+    inner: E,
+    routes: Arc<RouteTable>,
+}
+
+impl<E: Endpoint> Endpoint for Enveloped<E> {
+    type Output = Response;
+
+    async fn call(&self, mut request: Request) -> Result<Response> {
+        let started = Instant::now();
+        let id = request_id(&request);
+        let trace_id = trace_id(&request).map(str::to_owned);
+        let method = request.method().clone();
+        let path = request.uri().path().to_owned();
+        request.set_data(id.clone());
+
+        let span = tracing::info_span!("request", request_id = %id.0, trace_id);
+        let mut response = self.answer(request, &id).instrument(span).await;
+
+        if let Ok(value) = HeaderValue::from_str(&id.0) {
+            response.headers_mut().insert(REQUEST_ID, value);
+        }
+        tracing::info!(
+            target: "colloquy::http",
+            %method,
+            // A path that is no route's is whatever a stranger made up: it is no label, and is not logged.
+            route = self.routes.template(&path).unwrap_or("-"),
+            status = response.status().as_u16(),
+            duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            request_id = %id.0,
+            trace_id,
+            "request"
+        );
+        Ok(response)
+    }
+}
+
+impl<E: Endpoint> Enveloped<E> {
+    /// The response, whatever happens.
+    async fn answer(&self, mut request: Request, id: &RequestId) -> Response {
+        let path = request.uri().path().to_owned();
+        let refuse = |problem: &Problem| problem.respond(&id.0, &self.routes.allowed(&path));
+        match self.query_string(&request) {
+            Ok(query) => request.set_data(query),
+            Err(problem) => return refuse(&problem),
+        };
+        match AssertUnwindSafe(self.inner.call(request)).catch_unwind().await {
+            Ok(Ok(output)) => output.into_response(),
+            Ok(Err(error)) => match error.downcast_ref::<Problem>() {
+                Some(problem) => refuse(problem),
+                None => refuse(&Problem::from(&error)),
+            },
+            Err(_panic) => {
+                tracing::error!("a request panicked; this is a bug");
+                refuse(&Problem::new(
+                    Code::Internal,
+                    "the request failed; the log has more under the request id",
+                ))
+            }
+        }
+    }
+
+    /// Refuses parameters that the operation does not take, by name, and any that stands twice.
+    fn query_string(&self, request: &Request) -> Result<QueryString, Problem> {
+        let Some(text) = request.uri().query().filter(|text| !text.is_empty()) else {
+            return Ok(QueryString::default());
+        };
+        let Some(known) = self.routes.query_names(request.method(), request.uri().path()) else {
+            return Ok(QueryString::default());
+        };
+        let pairs: Vec<(String, String)> = form_urlencoded::parse(text.as_bytes()).into_owned().collect();
+        let mut faults = Vec::new();
+        for (at, (name, _)) in pairs.iter().enumerate() {
+            let message = if !known.contains(name) {
+                "is not a parameter of this operation"
+            } else if pairs[..at].iter().any(|(earlier, _)| earlier == name) {
+                "is given twice"
+            } else {
+                continue;
+            };
+            let field = crate::domain::json::abridged(name).into_owned();
+            faults.push(FieldError {
+                field,
+                message: message.to_owned(),
+            });
+        }
+        match faults.is_empty() {
+            true => Ok(QueryString(pairs)),
+            false => Err(Error::of_fields(crate::domain::Kind::InvalidParameter, faults).into()),
+        }
+    }
+}
+
+fn request_id(request: &Request) -> RequestId {
+    let usable = |text: &&str| {
+        let allowed = |byte: u8| byte.is_ascii_graphic() && !b"\"\\".contains(&byte);
+        (1..=REQUEST_ID_LENGTH_MAX).contains(&text.len()) && text.bytes().all(allowed)
+    };
+    match request.header(REQUEST_ID).filter(usable) {
+        Some(sent) => RequestId(sent.into()),
+        None => RequestId(Uuid::now_v7().to_string().into()),
+    }
+}
+
+/// The trace id of a W3C `traceparent`, so that the log can be joined with the caller's traces.
+fn trace_id(request: &Request) -> Option<&str> {
+    let mut parts = request.header("traceparent")?.split('-');
+    let (version, trace_id) = (parts.next()?, parts.next()?);
+    let hex = |text: &str, length| text.len() == length && text.bytes().all(|b| b.is_ascii_hexdigit());
+    (hex(version, 2) && hex(trace_id, 32) && trace_id.bytes().any(|b| b != b'0')).then_some(trace_id)
+}

@@ -1,0 +1,435 @@
+//! The operations: the table of contents of the API.
+
+use poem::{http::StatusCode, web::Data};
+use poem_openapi::{OpenApi, Tags};
+
+use super::{
+    answer::{Answer, ETAG, LOCATION, Operation, REPLAYED},
+    envelope::RequestId,
+    extract::{Body, CursorText, IfMatch, MinSeq, Path, Query},
+    operations::{
+        AppendEvent, AppendEvents, CompleteSession, DeleteSession, GetEvent, GetHealth, GetReadiness,
+        GetSession, ListEvents, ListSessions, OpenSession, UpdateSession,
+    },
+    problem::Problem,
+    wire,
+};
+use crate::{
+    domain::{
+        End, Error, EventBatch, EventFilter, EventId, EventType, Limit, NewEvent, NewSession, Order, Session,
+        SessionFilter, SessionId, SessionKey, SessionPatch, Status, Tenant, Timestamp, UserId,
+    },
+    service::Service,
+};
+
+#[derive(Tags)]
+enum Tag {
+    /// Conversations, from opening to end.
+    Sessions,
+    /// What was said and done in them.
+    Events,
+    /// For load balancers and orchestrators.
+    Health,
+}
+
+/// Sessions and their events.
+pub struct ConversationApi {
+    pub service: Service,
+    /// Until keys are issued to callers there is one tenant.
+    pub tenant: Tenant,
+}
+
+type Reply<O> = Result<Answer<O>, Problem>;
+
+#[OpenApi(prefix_path = "/v1")]
+impl ConversationApi {
+    /// Open a session
+    ///
+    /// Opening is safe to repeat: with a `sessionId` of your own, the first call opens the session and every other
+    /// one gets it back untouched, whatever else it says. The body may be left out altogether.
+    #[oai(
+        path = "/sessions",
+        method = "post",
+        operation_id = "openSession",
+        tag = "Tag::Sessions"
+    )]
+    async fn open_session(&self, body: Body<NewSession>) -> Reply<OpenSession> {
+        let opened = self.service.open(&self.tenant, body.0).await?;
+        let status = if opened.created {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
+        let answer = session_answer(status, &opened.session);
+        Ok(match opened.created {
+            true => answer.header(LOCATION, format!("/v1/sessions/{}", opened.session.id)),
+            false => answer,
+        })
+    }
+
+    /// List sessions
+    ///
+    /// Newest first: by `startedAt`, then by `sessionId`, both descending. Filters add up.
+    #[oai(
+        path = "/sessions",
+        method = "get",
+        operation_id = "listSessions",
+        tag = "Tag::Sessions"
+    )]
+    async fn list_sessions(
+        &self,
+        /// Only sessions that stand here.
+        status: Query<Status>,
+        /// Only sessions of this user.
+        #[oai(name = "userId")]
+        user_id: Query<UserId>,
+        /// Only sessions that started later than this.
+        #[oai(name = "startedAfter")]
+        started_after: Query<Timestamp>,
+        /// Only sessions that started earlier than this.
+        #[oai(name = "startedBefore")]
+        started_before: Query<Timestamp>,
+        /// Most sessions on the page.
+        limit: Query<Limit>,
+        /// The `nextCursor` of the page before; the other parameters must stay as they were.
+        cursor: Query<CursorText>,
+    ) -> Reply<ListSessions> {
+        let filter = SessionFilter {
+            status: status.0,
+            user_id: user_id.0,
+            started_after: started_after.0,
+            started_before: started_before.0,
+        };
+        let limit = limit.0.unwrap_or_default();
+        let page = self
+            .service
+            .sessions(&self.tenant, filter, limit, text(&cursor))
+            .await?;
+        Ok(Answer::new(StatusCode::OK, |out| {
+            wire::write_session_page(out, &page, limit)
+        }))
+    }
+
+    /// Read a session with its events
+    ///
+    /// From the start unless `order=desc`, which gives the newest events first: the context of a conversation that
+    /// goes on.
+    #[oai(
+        path = "/sessions/:session_id",
+        method = "get",
+        operation_id = "getSession",
+        tag = "Tag::Sessions"
+    )]
+    async fn get_session(
+        &self,
+        /// The session.
+        #[oai(name = "sessionId")]
+        session_id: Path<SessionId>,
+        /// Most events on the page.
+        limit: Query<Limit>,
+        /// The `nextCursor` of the page before; `order` must stay as it was.
+        cursor: Query<CursorText>,
+        /// Which way to read: `asc` from the start, `desc` from the end.
+        order: Query<Order>,
+        /// The answer is not older than the event that got this `seq`, whatever became of any cache.
+        #[oai(name = "minSeq")]
+        min_seq: Query<MinSeq>,
+    ) -> Reply<GetSession> {
+        let (order, limit) = (order.0.unwrap_or_default(), limit.0.unwrap_or_default());
+        // Every read asks the store itself, so none is ever older than any seq given out.
+        let _ = min_seq.0.map(|MinSeq(seq)| seq);
+        let key = self.key(session_id);
+        let (session, page) = self
+            .service
+            .session_with_events(&key, order, limit, text(&cursor))
+            .await?;
+        let answer = Answer::new(StatusCode::OK, |out| {
+            wire::write_session_with_events(out, &session, &page, limit);
+        });
+        Ok(answer.header(ETAG, etag(&session)))
+    }
+
+    /// Change a session
+    ///
+    /// A JSON Merge Patch of `metadata`, `language` and `userId`. With `If-Match`, only if the session is still at that
+    /// version.
+    #[oai(
+        path = "/sessions/:session_id",
+        method = "patch",
+        operation_id = "updateSession",
+        tag = "Tag::Sessions"
+    )]
+    async fn update_session(
+        &self,
+        /// The session.
+        #[oai(name = "sessionId")]
+        session_id: Path<SessionId>,
+        /// The ETag the change is meant for.
+        #[oai(name = "If-Match")]
+        if_match: IfMatch,
+        body: Body<SessionPatch>,
+    ) -> Reply<UpdateSession> {
+        let session = self
+            .service
+            .update(&self.key(session_id), &body.0, &if_match.0)
+            .await?;
+        Ok(session_answer(StatusCode::OK, &session))
+    }
+
+    /// End a session
+    ///
+    /// The first call decides `status` and `endedAt`; later ones get them back unchanged. An ended session takes no new
+    /// events. The body may be left out.
+    #[oai(
+        path = "/sessions/:session_id/complete",
+        method = "post",
+        operation_id = "completeSession",
+        tag = "Tag::Sessions"
+    )]
+    async fn complete_session(
+        &self,
+        /// The session.
+        #[oai(name = "sessionId")]
+        session_id: Path<SessionId>,
+        body: Body<End>,
+    ) -> Reply<CompleteSession> {
+        let session = self.service.complete(&self.key(session_id), &body.0).await?;
+        Ok(session_answer(StatusCode::OK, &session))
+    }
+
+    /// Erase a session
+    ///
+    /// Erases the session and its events everywhere. A tombstone without content keeps late retries from bringing it
+    /// back: for a time its id answers with 410 `session-erased`.
+    #[oai(
+        path = "/sessions/:session_id",
+        method = "delete",
+        operation_id = "deleteSession",
+        tag = "Tag::Sessions"
+    )]
+    async fn delete_session(
+        &self,
+        /// The session.
+        #[oai(name = "sessionId")]
+        session_id: Path<SessionId>,
+    ) -> Reply<DeleteSession> {
+        self.service.erase(&self.key(session_id)).await?;
+        Ok(Answer::empty(StatusCode::NO_CONTENT))
+    }
+
+    /// Append an event
+    ///
+    /// Appending is safe to repeat: an event whose `eventId` is there already with the same `type` and `payload` is a
+    /// replay and comes back as it was stored, even after the session has ended.
+    #[oai(
+        path = "/sessions/:session_id/events",
+        method = "post",
+        operation_id = "appendEvent",
+        tag = "Tag::Events"
+    )]
+    async fn append_event(
+        &self,
+        /// The session.
+        #[oai(name = "sessionId")]
+        session_id: Path<SessionId>,
+        body: Body<NewEvent>,
+    ) -> Reply<AppendEvent> {
+        let appended = self.service.append(&self.key(session_id), body.0).await?;
+        let event = &appended.event;
+        let write = |out: &mut Vec<u8>| wire::write_event(out, event);
+        Ok(if appended.replayed {
+            Answer::new(StatusCode::OK, write).header(REPLAYED, "true")
+        } else {
+            let location = format!("/v1/sessions/{}/events/{}", event.session, event.id);
+            Answer::new(StatusCode::CREATED, write).header(LOCATION, location)
+        })
+    }
+
+    /// Append a batch of events
+    ///
+    /// Each event stands on its own: one that is refused keeps none of the others back. Events without a `timestamp` of
+    /// their own keep the order of the batch.
+    #[oai(
+        path = "/sessions/:session_id/events/batch",
+        method = "post",
+        operation_id = "appendEvents",
+        tag = "Tag::Events"
+    )]
+    async fn append_events(
+        &self,
+        /// The session.
+        #[oai(name = "sessionId")]
+        session_id: Path<SessionId>,
+        body: Body<EventBatch>,
+        request_id: Data<&RequestId>,
+    ) -> Reply<AppendEvents> {
+        let outcomes = self.append_each(&self.key(session_id), body.0).await?;
+        Ok(Answer::new(StatusCode::OK, |out| {
+            wire::write_outcomes(out, outcomes, &request_id.0.0)
+        }))
+    }
+
+    /// List events
+    ///
+    /// In the order of `(timestamp, seq, eventId)`, from the start unless `order=desc`. Paging neither skips nor repeats
+    /// an event that was there when it began, and costs the same at any depth.
+    #[oai(
+        path = "/sessions/:session_id/events",
+        method = "get",
+        operation_id = "listEvents",
+        tag = "Tag::Events"
+    )]
+    #[allow(clippy::too_many_arguments)] // One argument a parameter is how the operation is described.
+    async fn list_events(
+        &self,
+        /// The session.
+        #[oai(name = "sessionId")]
+        session_id: Path<SessionId>,
+        /// Most events on the page.
+        limit: Query<Limit>,
+        /// The `nextCursor` of the page before; the other parameters must stay as they were.
+        cursor: Query<CursorText>,
+        /// Which way to read: `asc` from the start, `desc` from the end.
+        order: Query<Order>,
+        /// Only events of this type.
+        r#type: Query<EventType>,
+        /// Only events with a timestamp not earlier than this.
+        since: Query<Timestamp>,
+        /// Only events with a timestamp earlier than this.
+        until: Query<Timestamp>,
+    ) -> Reply<ListEvents> {
+        let filter = EventFilter {
+            event_type: r#type.0,
+            since: since.0,
+            until: until.0,
+        };
+        let (order, limit) = (order.0.unwrap_or_default(), limit.0.unwrap_or_default());
+        let key = self.key(session_id);
+        let page = self
+            .service
+            .events(&key, filter, order, limit, text(&cursor))
+            .await?;
+        Ok(Answer::new(StatusCode::OK, |out| {
+            wire::write_event_page(out, &page, limit)
+        }))
+    }
+
+    /// Read one event
+    #[oai(
+        path = "/sessions/:session_id/events/:event_id",
+        method = "get",
+        operation_id = "getEvent",
+        tag = "Tag::Events"
+    )]
+    async fn get_event(
+        &self,
+        /// The session.
+        #[oai(name = "sessionId")]
+        session_id: Path<SessionId>,
+        /// The event.
+        #[oai(name = "eventId")]
+        event_id: Path<EventId>,
+    ) -> Reply<GetEvent> {
+        let event = self.service.event(&self.key(session_id), &event_id.0).await?;
+        Ok(Answer::new(StatusCode::OK, |out| wire::write_event(out, &event)))
+    }
+
+    /// Reads the event whose id is `batch`: the router prefers the fixed path, and "batch" is an id like any other.
+    #[oai(path = "/sessions/:session_id/events/batch", method = "get", hidden)]
+    async fn get_event_named_batch(
+        &self,
+        #[oai(name = "sessionId")] session_id: Path<SessionId>,
+    ) -> Reply<GetEvent> {
+        let id = "batch"
+            .parse()
+            .map_err(|rule| Error::parameter("eventId", rule))?;
+        self.get_event(session_id, Path(id)).await
+    }
+}
+
+impl ConversationApi {
+    fn key(&self, session_id: Path<SessionId>) -> SessionKey {
+        SessionKey::new(self.tenant.clone(), session_id.0)
+    }
+
+    /// Appends what could be read of a batch, and puts the outcomes in its order.
+    async fn append_each(&self, key: &SessionKey, batch: EventBatch) -> Result<Vec<wire::Outcome>, Problem> {
+        let ids: Vec<Option<EventId>> = batch
+            .0
+            .iter()
+            .map(|event| event.as_ref().ok().map(|event| event.id.clone()))
+            .collect();
+        let (mut good, mut refused) = (Vec::new(), Vec::new());
+        for event in batch.0 {
+            match event {
+                Ok(event) => {
+                    good.push(event);
+                    refused.push(None);
+                }
+                Err(error) => refused.push(Some(error)),
+            }
+        }
+        let mut stored = self.service.append_batch(key, good).await?.into_iter();
+        let lost = || {
+            Error::new(
+                crate::domain::Kind::Internal,
+                "the store gave no outcome for an append",
+            )
+        };
+        let outcome = |refused: Option<Error>| match refused {
+            Some(error) => Err(error),
+            None => stored.next().unwrap_or_else(|| Err(lost())),
+        };
+        Ok(ids.into_iter().zip(refused.into_iter().map(outcome)).collect())
+    }
+}
+
+/// Whether the process is up, and whether it can serve.
+pub struct HealthApi {
+    pub service: Service,
+}
+
+#[OpenApi]
+impl HealthApi {
+    /// Liveness
+    ///
+    /// Answers while the process runs. It asks no backend: restarting a process does not mend a database.
+    #[oai(
+        path = "/healthz",
+        method = "get",
+        operation_id = "getHealth",
+        tag = "Tag::Health"
+    )]
+    async fn health(&self) -> Reply<GetHealth> {
+        Ok(Answer::new(StatusCode::OK, |out| {
+            out.extend_from_slice(br#"{"status":"ok"}"#)
+        }))
+    }
+
+    /// Readiness
+    ///
+    /// Answers 200 while requests can be served, and 503 while the store can't be reached.
+    #[oai(
+        path = "/readyz",
+        method = "get",
+        operation_id = "getReadiness",
+        tag = "Tag::Health"
+    )]
+    async fn readiness(&self) -> Reply<GetReadiness> {
+        self.service.ready().await?;
+        let ready = br#"{"status":"ready","backends":{"store":"ok"}}"#;
+        Ok(Answer::new(StatusCode::OK, |out| out.extend_from_slice(ready)))
+    }
+}
+
+fn session_answer<O: Operation>(status: StatusCode, session: &Session) -> Answer<O> {
+    Answer::new(status, |out| wire::write_session(out, session)).header(ETAG, etag(session))
+}
+
+fn etag(session: &Session) -> String {
+    format!("\"{}\"", session.version)
+}
+
+fn text(cursor: &Query<CursorText>) -> Option<&str> {
+    cursor.0.as_ref().map(|cursor| cursor.0.as_str())
+}

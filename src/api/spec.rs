@@ -1,0 +1,244 @@
+//! The OpenAPI document, and what else is known from it: which parameters a route takes and which methods a path.
+
+use std::collections::HashMap;
+
+use poem::{endpoint::BoxEndpoint, http::Method};
+use poem_openapi::{
+    LicenseObject, OpenApi, OpenApiService, ServerObject,
+    registry::{MetaApi, MetaOperation, MetaParamIn, Registry},
+};
+use serde_json::{Value, json};
+
+use super::{
+    operations::catalogue,
+    problem::Code,
+    routes::{ConversationApi, HealthApi},
+    shape,
+};
+
+pub type Apis = (ConversationApi, HealthApi);
+
+const DESCRIPTION: &str = "The system of record for AI conversations. Open a **session**, append **events**, read \
+them back, end the session. Every write is safe to repeat, and an acknowledged write is durable and visible to \
+every read that follows.\n\nFailures are `application/problem+json` (RFC 9457), everywhere: match `code`, show \
+`detail`. Pages are walked with `cursor`; cursors are opaque. Send `X-Request-Id` to find a request in the log.";
+
+/// The operations without anything behind them: all that the document needs.
+struct Described;
+
+impl OpenApi for Described {
+    fn meta() -> Vec<MetaApi> {
+        Apis::meta()
+    }
+
+    fn register(registry: &mut Registry) {
+        Apis::register(registry);
+    }
+
+    fn add_routes(self, _routes: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
+}
+
+fn described() -> OpenApiService<Described, ()> {
+    OpenApiService::new(Described, "Colloquy", env!("CARGO_PKG_VERSION"))
+        .description(DESCRIPTION)
+        .license(LicenseObject::new("MIT OR Apache-2.0"))
+        .server(ServerObject::new("/").description("This server"))
+}
+
+/// The document as JSON: what poem-openapi makes, and what it has no words for.
+pub fn document() -> String {
+    let generated = described().spec();
+    // poem-openapi wrote the document itself, so reading it back can't fail; if it did, we would still have it.
+    let Ok(mut document) = serde_json::from_str::<Value>(&generated) else {
+        return generated;
+    };
+    close_request_objects(&mut document);
+    add_problem_examples(&mut document);
+    let mut text = serde_json::to_string_pretty(&document).unwrap_or(generated);
+    text.push('\n');
+    text
+}
+
+/// The Swagger UI page, on our document instead of poem-openapi's.
+pub fn swagger_page(document: &str) -> String {
+    let service = described();
+    service
+        .swagger_ui_html()
+        .replace(&service.spec(), document)
+        .replace("<title>Swagger UI</title>", "<title>Colloquy API</title>")
+        .replacen(
+            "\n<html charset=\"UTF-8\">",
+            "<!DOCTYPE html>\n<html lang=\"en\">",
+            1,
+        )
+}
+
+/// Says of every object that can be sent that unknown fields are refused, which poem-openapi can't say.
+fn close_request_objects(document: &mut Value) {
+    let mut names = Vec::new();
+    if let Some(paths) = document["paths"].as_object() {
+        let operations = paths
+            .values()
+            .filter_map(Value::as_object)
+            .flat_map(|path| path.values());
+        for operation in operations {
+            references(&operation["requestBody"], &mut names);
+        }
+    }
+    while let Some(name) = names.pop() {
+        let schema = &mut document["components"]["schemas"][&name];
+        if schema["additionalProperties"].is_null() {
+            schema["additionalProperties"] = json!(false);
+            references(&schema["properties"], &mut names);
+        }
+    }
+}
+
+fn references(value: &Value, names: &mut Vec<String>) {
+    match value {
+        Value::Object(object) => {
+            if let Some(Value::String(path)) = object.get("$ref") {
+                names.extend(path.rsplit('/').next().map(str::to_owned));
+            }
+            object.values().for_each(|value| references(value, names));
+        }
+        Value::Array(items) => items.iter().for_each(|value| references(value, names)),
+        _ => {}
+    }
+}
+
+/// Gives every problem of every operation an example under its own code.
+fn add_problem_examples(document: &mut Value) {
+    let catalogue = catalogue();
+    let Some(paths) = document["paths"].as_object_mut() else {
+        return;
+    };
+    let operations = paths
+        .values_mut()
+        .filter_map(Value::as_object_mut)
+        .flat_map(|path| path.values_mut());
+    for operation in operations {
+        let id = operation["operationId"].as_str().unwrap_or_default();
+        let codes = catalogue
+            .iter()
+            .find(|(name, _)| *name == id)
+            .map_or(&[][..], |(_, codes)| codes);
+        for group in codes.chunk_by(|a, b| a.status() == b.status()) {
+            let media = &mut operation["responses"][group[0].status().to_string()]["content"];
+            media[super::problem::CONTENT_TYPE]["examples"] = group.iter().map(example).collect();
+        }
+    }
+}
+
+fn example(code: &Code) -> (String, Value) {
+    let example = json!({"summary": code.title(), "value": shape::problem_example(*code)});
+    (code.as_str().to_owned(), example)
+}
+
+/// The operations by method and path, for what the router can't tell.
+pub struct RouteTable(Vec<RouteEntry>);
+
+struct RouteEntry {
+    method: Method,
+    template: String,
+    query: Vec<String>,
+}
+
+impl Default for RouteTable {
+    fn default() -> Self {
+        let paths = <Apis as OpenApi>::meta().into_iter().flat_map(|api| api.paths);
+        let documents = ["/docs", "/openapi.json"].map(|path| RouteEntry {
+            method: Method::GET,
+            template: path.to_owned(),
+            query: Vec::new(),
+        });
+        let operations = paths
+            .flat_map(|path| {
+                path.operations
+                    .into_iter()
+                    .map(move |operation| (path.path.clone(), operation))
+            })
+            .map(|(template, operation)| RouteEntry {
+                method: operation.method.clone(),
+                template,
+                query: query_names(&operation),
+            });
+        Self(operations.chain(documents).collect())
+    }
+}
+
+impl RouteTable {
+    /// The template of the path, which is what a request is called in the log.
+    pub fn template(&self, path: &str) -> Option<&str> {
+        self.matching(path).next().map(|entry| entry.template.as_str())
+    }
+
+    /// The query parameters that the operation takes; `None` when there is no such operation.
+    pub fn query_names(&self, method: &Method, path: &str) -> Option<&[String]> {
+        let method = if method == Method::HEAD {
+            &Method::GET
+        } else {
+            method
+        };
+        let mut found = self.matching(path).filter(|entry| entry.method == method);
+        found.next().map(|entry| entry.query.as_slice())
+    }
+
+    /// The methods of the path, as `Allow` lists them.
+    pub fn allowed(&self, path: &str) -> String {
+        let mut names: Vec<&str> = Vec::new();
+        for entry in self.matching(path) {
+            names.push(entry.method.as_str());
+            if entry.method == Method::GET {
+                names.push("HEAD");
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        if names.is_empty() {
+            String::from("GET, HEAD")
+        } else {
+            names.join(", ")
+        }
+    }
+
+    fn matching(&self, path: &str) -> impl Iterator<Item = &RouteEntry> {
+        self.0.iter().filter(move |entry| fits(&entry.template, path))
+    }
+}
+
+fn query_names(operation: &MetaOperation) -> Vec<String> {
+    let of_query = operation
+        .params
+        .iter()
+        .filter(|param| param.in_type == MetaParamIn::Query);
+    of_query.map(|param| param.name.clone()).collect()
+}
+
+fn fits(template: &str, path: &str) -> bool {
+    let (mut parts, mut given) = (template.split('/'), path.split('/'));
+    loop {
+        match (parts.next(), given.next()) {
+            (None, None) => return true,
+            (Some(part), Some(text)) if part == text || (part.starts_with('{') && !text.is_empty()) => {}
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_knows_methods_and_parameters_of_a_path() {
+        let table = RouteTable::default();
+        assert_eq!(table.allowed("/v1/sessions"), "GET, HEAD, POST");
+        assert_eq!(table.allowed("/v1/sessions/x"), "DELETE, GET, HEAD, PATCH");
+        assert_eq!(table.allowed("/v1/sessions/x/events/batch"), "GET, HEAD, POST");
+        let names = table.query_names(&Method::GET, "/v1/sessions/x/events").unwrap();
+        assert_eq!(names, ["limit", "cursor", "order", "type", "since", "until"]);
+        assert_eq!(table.query_names(&Method::POST, "/v1/sessions").unwrap(), [""; 0]);
+        assert!(table.query_names(&Method::GET, "/v1/nothing").is_none());
+    }
+}

@@ -1,0 +1,102 @@
+//! How the objects of the API are written as JSON; their shapes are in [`shape`](super::shape).
+//!
+//! Payloads and metadata are kept as compact JSON, so an answer is put together by copying, not by serialising.
+
+use super::problem::{Code, Problem};
+use crate::{
+    domain::{Appended, Error, Event, EventId, Limit, Session, json::ObjectWriter},
+    service::{EventsPage, SessionsPage},
+};
+
+pub fn write_session(out: &mut Vec<u8>, session: &Session) {
+    let mut object = ObjectWriter::new(out);
+    object.plain("sessionId", &session.id);
+    if let Some(user_id) = &session.user_id {
+        object.plain("userId", user_id);
+    }
+    object.plain("status", session.status);
+    if let Some(language) = &session.language {
+        object.plain("language", language.as_str());
+    }
+    object.json("metadata", &session.metadata);
+    object.plain("startedAt", session.started_at);
+    if let Some(ended_at) = session.ended_at {
+        object.plain("endedAt", ended_at);
+    }
+    object.optional_text("endReason", session.end_reason.as_deref());
+    object.integer("version", session.version);
+    object.boolean("archived", session.archived);
+    object.end();
+}
+
+pub fn write_event(out: &mut Vec<u8>, event: &Event) {
+    let mut object = ObjectWriter::new(out);
+    object.plain("eventId", &event.id);
+    object.plain("sessionId", &event.session);
+    object.integer("seq", event.seq);
+    object.plain("type", &event.event_type);
+    object.json("payload", &event.payload);
+    object.plain("timestamp", event.timestamp);
+    object.end();
+}
+
+fn write_pagination(object: &mut ObjectWriter<'_>, limit: Limit, next_cursor: Option<&str>) {
+    object.object("pagination", |pagination| {
+        pagination.json("limit", limit.get());
+        pagination.boolean("hasMore", next_cursor.is_some());
+        match next_cursor {
+            Some(cursor) => pagination.plain("nextCursor", cursor),
+            None => pagination.json("nextCursor", "null"),
+        }
+    });
+}
+
+pub fn write_session_with_events(out: &mut Vec<u8>, session: &Session, page: &EventsPage, limit: Limit) {
+    let mut object = ObjectWriter::new(out);
+    object.value("session", |out| write_session(out, session));
+    object.array("events", &page.events, write_event);
+    write_pagination(&mut object, limit, page.next_cursor.as_deref());
+    object.end();
+}
+
+pub fn write_event_page(out: &mut Vec<u8>, page: &EventsPage, limit: Limit) {
+    let mut object = ObjectWriter::new(out);
+    object.array("events", &page.events, write_event);
+    write_pagination(&mut object, limit, page.next_cursor.as_deref());
+    object.end();
+}
+
+pub fn write_session_page(out: &mut Vec<u8>, page: &SessionsPage, limit: Limit) {
+    let mut object = ObjectWriter::new(out);
+    object.array("sessions", &page.sessions, write_session);
+    write_pagination(&mut object, limit, page.next_cursor.as_deref());
+    object.end();
+}
+
+/// One outcome: the event's id where it could be read, and what became of it.
+pub type Outcome = (Option<EventId>, Result<Appended, Error>);
+
+pub fn write_outcomes(out: &mut Vec<u8>, outcomes: Vec<Outcome>, request_id: &str) {
+    let mut object = ObjectWriter::new(out);
+    object.array("outcomes", outcomes, |out, (id, outcome)| {
+        let mut object = ObjectWriter::new(out);
+        if let Some(id) = id {
+            object.plain("eventId", id);
+        }
+        match outcome {
+            Ok(appended) => {
+                object.plain("outcome", if appended.replayed { "replayed" } else { "created" });
+                object.integer("seq", appended.event.seq);
+                object.plain("timestamp", appended.event.timestamp);
+            }
+            Err(error) => {
+                let problem = Problem::from(error);
+                let conflict = problem.code == Code::EventIdReused;
+                object.plain("outcome", if conflict { "conflict" } else { "rejected" });
+                object.value("problem", |out| problem.write(out, request_id));
+            }
+        }
+        object.end();
+    });
+    object.end();
+}

@@ -1,0 +1,222 @@
+//! The composition root: puts the parts together as the configuration says. The only place that names concrete
+//! backends.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    api::{
+        self,
+        extract::BodyLimits,
+        server::{BoundServer, ServerLimits},
+    },
+    commands::{
+        export::{self, ExportError, Exported},
+        import::{self, ImportError, ImportLimits, Source, Summary},
+    },
+    config::{Config, StoreUrl},
+    domain::{Error, SessionId, Tenant},
+    service::{GroupLimits, Limits, Service},
+    store::{
+        Store,
+        sqlite::{SqliteOptions, SqliteStore},
+    },
+};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("{0}")]
+    Store(#[from] Error),
+    #[error("can't listen on {0}: {1}")]
+    Listen(String, #[source] io::Error),
+    #[error("can't write {0}: {1}")]
+    Write(String, #[source] io::Error),
+    #[error("the server failed: {0}")]
+    Server(#[source] io::Error),
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    #[error(transparent)]
+    Export(#[from] ExportError),
+}
+
+/// The use cases over the store that the configuration names.
+///
+/// # Errors
+/// The store can't be opened, is another process's, or is none of ours.
+pub async fn open(config: &Config) -> Result<Service, AppError> {
+    let store: Arc<dyn Store> = match &config.store {
+        StoreUrl::Sqlite(path) => {
+            let wait_max = Duration::from_millis(config.request_wait_ms_max);
+            let options = SqliteOptions {
+                readers: config.sqlite_readers,
+                queue_jobs_max: config.sqlite_queue_jobs_max,
+                group_jobs_max: config.sqlite_group_jobs_max,
+                read_wait_max: wait_max,
+                queue_wait_max: wait_max,
+                ..SqliteOptions::default()
+            };
+            // Blocks, which nothing else has begun to mind at this point.
+            Arc::new(SqliteStore::open(path, options)?)
+        }
+    };
+    let limits = Limits {
+        page_payload_bytes_max: config.page_payload_bytes_max,
+        tombstone: Duration::from_hours(24 * u64::from(config.tombstone_days)),
+        groups: GroupLimits {
+            queue_events_max: config.append_queue_events_max,
+            queue_bytes_max: config.append_queue_bytes_max,
+            group_events_max: config.append_group_events_max,
+            group_bytes_max: config.append_group_bytes_max,
+            flush_slots: config.append_flush_slots,
+        },
+    };
+    Ok(Service::new(store, limits))
+}
+
+/// `colloquy serve`: serves until SIGTERM or Ctrl-C, then finishes what is in flight and closes the store.
+///
+/// `address_file`, where given, gets the server's URL once it accepts connections.
+///
+/// # Errors
+/// The store can't be opened, the address is taken, or the file can't be written.
+pub async fn serve(config: &Config, address_file: Option<&Path>) -> Result<(), AppError> {
+    let stop = stop_signal().map_err(AppError::Server)?;
+    let service = open(config).await?;
+    let served = serve_on(config, &service, address_file, stop).await;
+    service.close().await;
+    if served.is_ok() {
+        tracing::info!("stopped; nothing was left unfinished");
+    }
+    served
+}
+
+async fn serve_on(
+    config: &Config,
+    service: &Service,
+    address_file: Option<&Path>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), AppError> {
+    let listen = config.listen.as_str();
+    let server = BoundServer::bind(listen)
+        .await
+        .map_err(|error| AppError::Listen(listen.to_owned(), error))?;
+    let body = BodyLimits {
+        bytes_max: config.body_bytes_max,
+        wait_max: Duration::from_millis(config.body_wait_ms_max),
+    };
+    let limits = ServerLimits {
+        connections_max: config.connections_max,
+        idle_connection: Duration::from_millis(config.idle_connection_ms),
+        shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
+    };
+    let url = format!("http://{}", server.address());
+    let endpoint = api::endpoint(service, body);
+    if let Some(path) = address_file {
+        write_whole(path, &url).map_err(|error| AppError::Write(path.display().to_string(), error))?;
+    }
+    tracing::info!(store = %config.store, "Colloquy {} serves {url}", env!("CARGO_PKG_VERSION"));
+    tracing::info!("try it in a browser: {url}/docs");
+    let upkeep = tokio::spawn(upkeep(
+        service.clone(),
+        Duration::from_millis(config.upkeep_every_ms),
+    ));
+    let served = server
+        .serve(endpoint, limits, stop)
+        .await
+        .map_err(AppError::Server);
+    upkeep.abort();
+    served
+}
+
+/// Writes the file so that whoever waits for it never sees half of it.
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    std::fs::write(&partial, text)?;
+    std::fs::rename(partial, path)
+}
+
+/// Does the store's chores at start and then every so often.
+async fn upkeep(service: Service, every: Duration) {
+    let mut rounds = tokio::time::interval(every);
+    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        match service.upkeep().await {
+            Ok(done) if done == crate::store::Upkeep::default() => {}
+            Ok(done) => tracing::info!(
+                events_deleted = done.events_deleted,
+                tombstones_dropped = done.tombstones_dropped,
+                "upkeep"
+            ),
+            Err(error) => {
+                tracing::warn!(%error, source = ?std::error::Error::source(&error), "upkeep failed")
+            }
+        }
+    }
+}
+
+/// Resolves at the first SIGTERM or Ctrl-C; a second one ends the process at once, for a person in a hurry.
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: finishing the requests in flight");
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::warn!("asked to stop twice: stopping at once");
+            std::process::exit(130);
+        });
+    })
+}
+
+/// `colloquy import`.
+///
+/// # Errors
+/// As [`import::import`].
+pub async fn import(config: &Config, source: Source) -> Result<Summary, AppError> {
+    let service = open(config).await?;
+    let limits = ImportLimits {
+        conversations_in_flight: config.import_conversations_in_flight,
+        line_bytes_max: config.import_line_bytes_max,
+    };
+    let summary = import::import(service.clone(), Tenant::default(), source, limits).await;
+    service.close().await;
+    Ok(summary?)
+}
+
+/// `colloquy export`, to a file or to standard output.
+///
+/// # Errors
+/// As [`export::export`].
+pub async fn export(
+    config: &Config,
+    only: Option<SessionId>,
+    output: Option<PathBuf>,
+) -> Result<Exported, AppError> {
+    let service = open(config).await?;
+    let mut out: Box<dyn io::Write + Send> = match output {
+        Some(path) => {
+            let file = std::fs::File::create(&path);
+            Box::new(file.map_err(|error| AppError::Write(path.display().to_string(), error))?)
+        }
+        None => Box::new(io::stdout()),
+    };
+    let exported = export::export(&service, &Tenant::default(), only, out.as_mut()).await;
+    service.close().await;
+    Ok(exported?)
+}

@@ -1,0 +1,135 @@
+//! Addresses: where to listen, which store to use, and how to show a URL to others.
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+/// A `HOST:PORT` of good form, ready for anything of `tokio::net` that binds. Whether the name resolves and the port
+/// is free shows when it is bound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen(String);
+
+impl Listen {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Listen {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const RULE: &str = "must be HOST:PORT, such as 127.0.0.1:8080, [::1]:8080 or 0.0.0.0:8080";
+        let (host, port) = text.rsplit_once(':').ok_or(RULE)?;
+        let port_is_good = port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
+        if port_is_good && is_host(host) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(RULE)
+        }
+    }
+}
+
+fn is_host(host: &str) -> bool {
+    if let Some(address) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        return address.parse::<Ipv6Addr>().is_ok();
+    }
+    if host.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return host.parse::<Ipv4Addr>().is_ok();
+    }
+    let in_name = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    host.len() <= 253 && host.bytes().all(in_name)
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The hot store, as a URL names it.
+///
+/// `sqlite:PATH` takes PATH as it is: no escapes, no parameters, relative to the working directory unless it begins
+/// with a slash. `sqlite:///PATH` is accepted for those used to it and means `sqlite:/PATH`. `sqlite://PATH` would
+/// name a host and is refused, and so is a database in memory, which could not keep what was acknowledged (I1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// The database file.
+    Sqlite(PathBuf),
+}
+
+impl FromStr for StoreUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            Some(("sqlite", rest)) => sqlite_path(rest).map(Self::Sqlite),
+            _ => Err("must be a URL of a scheme that this build knows (sqlite:PATH)"),
+        }
+    }
+}
+
+fn sqlite_path(rest: &str) -> Result<PathBuf, &'static str> {
+    let path = match rest.strip_prefix("//") {
+        Some(path) if path.starts_with('/') => path,
+        Some(_) => return Err("must be sqlite:PATH or sqlite:///PATH: SQLite has no hosts"),
+        None => rest,
+    };
+    if path.starts_with(":memory:") || path.starts_with("file:") {
+        return Err("must be sqlite: and the path of a file: a database in memory keeps nothing");
+    }
+    if path.contains(['?', '#']) || path.contains(char::is_control) {
+        return Err("must be sqlite: and a path without parameters (?, #) and control characters");
+    }
+    if path.ends_with('/') || Path::new(path).file_name().is_none() {
+        return Err("must be sqlite: and the path of a file");
+    }
+    Ok(PathBuf::from(path))
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+        }
+    }
+}
+
+/// A backend's URL, fit for a log: `mongodb://***@db-1,db-2/colloquy?***`.
+///
+/// Hidden are the user with the password, and the parameters, where drivers take tokens too. Everything up to the
+/// last `@` counts as user, because passwords with an unescaped `/`, `?` or `@` do happen.
+#[derive(Clone, Copy)]
+pub struct Redacted<'a>(pub &'a str);
+
+impl fmt::Display for Redacted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, rest) = match self.0.split_once("://") {
+            Some((scheme, rest)) => (scheme, rest),
+            None => ("", self.0),
+        };
+        if !scheme.is_empty() {
+            write!(f, "{scheme}://")?;
+        }
+        let shown = match rest.rsplit_once('@') {
+            Some((_, shown)) => {
+                f.write_str("***@")?;
+                shown
+            }
+            None => rest,
+        };
+        match shown.split_once(['?', '#']) {
+            Some((place, _)) => write!(f, "{place}?***"),
+            None => f.write_str(shown),
+        }
+    }
+}
+
+impl fmt::Debug for Redacted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -1,0 +1,184 @@
+//! A whole conversation on one line of JSON: how conversations are imported and exported.
+//!
+//! `{"session": {…}, "events": [{…}, …], "complete": {…}}`, where `complete` is left out while the session goes on.
+//! `session`, `events` and `complete` are the bodies that the API takes, but for two things: `sessionId` is
+//! required, since without it a repeated import would open a second session, and `complete` may say `endedAt`.
+
+use super::{
+    error::{Error, FieldError, Kind, Result},
+    event::{Event, NewEvent},
+    id::SessionId,
+    json::{Fields, ObjectWriter, elements},
+    session::{End, NewSession, Session, Status},
+};
+
+/// A conversation as it is imported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conversation {
+    pub id: SessionId,
+    /// Its id stands in `id`.
+    pub session: NewSession,
+    pub events: Vec<NewEvent>,
+    pub end: Option<End>,
+}
+
+/// Faults of one conversation that are told; a conversation of ten thousand bad events needs no ten thousand words.
+const FAULTS_TOLD_MAX: usize = 20;
+
+impl Conversation {
+    /// Reads one line.
+    ///
+    /// # Errors
+    /// Any fault anywhere refuses the whole line, so that it can be mended and imported again.
+    pub fn read(line: &[u8]) -> Result<Self> {
+        let mut fields = Fields::split(line, "")?;
+        if !fields.has("session") {
+            fields.missing("session");
+        }
+        let session = fields.nested("session", |text| {
+            let mut session = NewSession::read(text.as_bytes(), "session.")?;
+            let id = session
+                .id
+                .take()
+                .ok_or_else(|| fault("session.sessionId", "is required"))?;
+            Ok((id, session))
+        });
+        let events = fields
+            .required("events", |text| elements(text, usize::MAX))
+            .unwrap_or_default();
+        let events = fields.gathered(read_events(&events));
+        let end = fields.nested("complete", |text| {
+            End::read_imported(text.as_bytes(), "complete.")
+        });
+        fields.finish(|| {
+            let (id, session) = session?;
+            Some(Self {
+                id,
+                session,
+                events: events?,
+                end,
+            })
+        })
+    }
+}
+
+fn read_events(texts: &[&str]) -> Result<Vec<NewEvent>> {
+    let mut events = Vec::with_capacity(texts.len());
+    let (mut faults, mut kind) = (Vec::new(), Kind::Invalid);
+    for (at, text) in texts.iter().enumerate() {
+        match NewEvent::read(text.as_bytes(), &format!("events[{at}].")) {
+            Ok(event) => events.push(event),
+            Err(error) => {
+                if error.kind() == Kind::TooLarge {
+                    kind = Kind::TooLarge;
+                }
+                faults.extend_from_slice(error.fields());
+                if faults.len() >= FAULTS_TOLD_MAX {
+                    break;
+                }
+            }
+        }
+    }
+    if faults.is_empty() {
+        Ok(events)
+    } else {
+        Err(Error::of_fields(kind, faults))
+    }
+}
+
+fn fault(field: &str, message: &str) -> Error {
+    let fault = FieldError {
+        field: field.to_owned(),
+        message: message.to_owned(),
+    };
+    Error::of_fields(Kind::Invalid, vec![fault])
+}
+
+/// Appends the `session` object of an exported conversation.
+pub fn write_session(out: &mut Vec<u8>, session: &Session) {
+    let mut object = ObjectWriter::new(out);
+    object.plain("sessionId", &session.id);
+    if let Some(language) = &session.language {
+        object.plain("language", language.as_str());
+    }
+    object.plain("startedAt", session.started_at);
+    if let Some(user_id) = &session.user_id {
+        object.plain("userId", user_id);
+    }
+    object.json("metadata", &session.metadata);
+    // An ended session was active by its events, and one that is initiated is so by default.
+    if session.status == Status::Active {
+        object.plain("status", session.status);
+    }
+    object.end();
+}
+
+/// Appends one element of the `events` array of an exported conversation.
+pub fn write_event(out: &mut Vec<u8>, event: &Event) {
+    let mut object = ObjectWriter::new(out);
+    object.plain("eventId", &event.id);
+    object.plain("type", &event.event_type);
+    object.plain("timestamp", event.timestamp);
+    object.json("payload", &event.payload);
+    object.end();
+}
+
+/// Appends the `complete` object of an exported conversation, for a session that has ended.
+pub fn write_end(out: &mut Vec<u8>, session: &Session) {
+    let mut object = ObjectWriter::new(out);
+    object.plain("status", session.status);
+    object.optional_text("reason", session.end_reason.as_deref());
+    if let Some(ended_at) = session.ended_at {
+        object.plain("endedAt", ended_at);
+    }
+    object.end();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conversation_is_read_whole() {
+        let line = br#"{"session":{"sessionId":"s"},"events":[{"eventId":"e","type":"system","payload":{}}],
+            "complete":{"status":"failed","reason":"r","endedAt":"2026-09-01T08:00:00Z"}}"#;
+        let conversation = Conversation::read(line).unwrap();
+        assert_eq!(conversation.id.as_str(), "s");
+        assert_eq!(conversation.events.len(), 1);
+        assert!(conversation.end.unwrap().ended_at.is_some());
+    }
+
+    #[test]
+    fn every_fault_is_named_where_it_stands() {
+        let line =
+            br#"{"session":{"language":7},"events":[{},{"eventId":"e","type":"T","payload":[]}],"more":1}"#;
+        let error = Conversation::read(line).unwrap_err();
+        let named: Vec<_> = error.fields().iter().map(|fault| fault.field.as_str()).collect();
+        assert_eq!(
+            named,
+            [
+                "session.language",
+                "events[0].eventId",
+                "events[0].type",
+                "events[0].payload",
+                "events[1].type",
+                "events[1].payload",
+                "more"
+            ]
+        );
+        for (line, field) in [
+            ("{}", "session"),
+            (r#"{"session":{},"events":[]}"#, "session.sessionId"),
+            (r#"{"session":{"sessionId":"s"},"events":{}}"#, "events"),
+            (r#"{"session":[],"events":[]}"#, "session"),
+            (r#"{"session":{"sessionId":"s"},"events":[1]}"#, "events[0]"),
+            (
+                r#"{"session":{"sessionId":"s"},"events":[],"complete":null}"#,
+                "complete",
+            ),
+        ] {
+            let error = Conversation::read(line.as_bytes()).unwrap_err();
+            assert_eq!(error.fields()[0].field, field, "{line}");
+        }
+    }
+}

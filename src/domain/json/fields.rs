@@ -1,0 +1,201 @@
+//! Objects whose fields we know: every fault reported at once.
+
+use std::borrow::Cow;
+
+use jiter::{Jiter, JiterError, JiterErrorType, JsonErrorType};
+
+use super::{DEPTH_MAX, Refusal, abridged};
+use crate::domain::error::{Error, FieldError, Kind, Result};
+
+/// The fields of one JSON object whose fields we know, each still as text.
+///
+/// Take the fields by name, then [`Fields::finish`]: it reports every rule that was broken at once, fields that
+/// nobody took among them.
+pub struct Fields<'a> {
+    /// What stands before a field's name in messages: `""` or `"session."`.
+    prefix: &'a str,
+    fields: Vec<(Cow<'a, str>, &'a str)>,
+    faults: Vec<FieldError>,
+    too_large: bool,
+}
+
+impl<'a> Fields<'a> {
+    /// Splits the object at `text`.
+    ///
+    /// # Errors
+    /// [`Kind::MalformedJson`] when the bytes are not JSON, [`Kind::Invalid`] when they are, but not an object, or
+    /// nested far too deep.
+    pub fn split(bytes: &'a [u8], prefix: &'a str) -> Result<Self> {
+        let text = std::str::from_utf8(bytes).map_err(|error| {
+            let at = error.valid_up_to();
+            Error::new(Kind::MalformedJson, format!("the JSON is not UTF-8 at byte {at}"))
+        })?;
+        let mut source = Jiter::new(bytes);
+        let fields = Self::members(&mut source, text).map_err(|error| malformed(&source, &error, prefix))?;
+        Ok(Self {
+            prefix,
+            fields,
+            faults: Vec::new(),
+            too_large: false,
+        })
+    }
+
+    fn members(source: &mut Jiter<'a>, text: &'a str) -> Result<Vec<(Cow<'a, str>, &'a str)>, JiterError> {
+        let mut members = Vec::new();
+        let mut next = source.next_object()?.map(|key| Cow::Owned(key.to_owned()));
+        while let Some(key) = next {
+            let peek = source.peek()?;
+            let start = source.current_index();
+            source.known_skip(peek)?;
+            members.push((key, &text[start..source.current_index()]));
+            next = source.next_key()?.map(|key| Cow::Owned(key.to_owned()));
+        }
+        source.finish()?;
+        Ok(members)
+    }
+
+    /// Takes a field that must be there.
+    pub fn required<T>(&mut self, name: &str, read: impl FnOnce(&'a str) -> Result<T, Refusal>) -> Option<T> {
+        let before = self.faults.len();
+        let value = self.optional(name, read);
+        if value.is_none() && self.faults.len() == before {
+            self.missing(name);
+        }
+        value
+    }
+
+    /// Takes a field that may be left out; `null` is a value like any other, and mostly a wrong one.
+    pub fn optional<T>(&mut self, name: &str, read: impl FnOnce(&'a str) -> Result<T, Refusal>) -> Option<T> {
+        let at = self.fields.iter().position(|(field, _)| field == name)?;
+        let (_, text) = self.fields.swap_remove(at);
+        match read(text) {
+            Ok(value) => Some(value),
+            Err(refusal) => {
+                self.fault(name, refusal);
+                None
+            }
+        }
+    }
+
+    /// Takes a field that is an object or an array of its own, whose reader names its faults itself.
+    pub fn nested<T>(&mut self, name: &str, read: impl FnOnce(&'a str) -> Result<T>) -> Option<T> {
+        let text = self.optional(name, Ok)?;
+        self.gathered(read(text))
+    }
+
+    /// Takes a value that was read from a field already, or its faults.
+    pub fn gathered<T>(&mut self, outcome: Result<T>) -> Option<T> {
+        match outcome {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.too_large |= error.kind() == Kind::TooLarge;
+                self.faults.extend_from_slice(error.fields());
+                None
+            }
+        }
+    }
+
+    /// Whether the field is there and was not taken yet.
+    pub fn has(&self, name: &str) -> bool {
+        self.fields.iter().any(|(field, _)| field == name)
+    }
+
+    /// Says that a field is missing.
+    pub fn missing(&mut self, name: &str) {
+        self.fault(name, "is required".into());
+    }
+
+    fn fault(&mut self, name: &str, refusal: Refusal) {
+        self.too_large |= refusal.too_large;
+        self.faults.push(FieldError {
+            field: format!("{}{name}", self.prefix),
+            message: refusal.message.into_owned(),
+        });
+    }
+
+    /// Builds the value from what was taken.
+    ///
+    /// # Errors
+    /// [`Kind::TooLarge`] or [`Kind::Invalid`] with every fault found.
+    pub fn finish<T>(mut self, build: impl FnOnce() -> Option<T>) -> Result<T> {
+        self.fields.sort_by(|a, b| a.0.cmp(&b.0));
+        for (name, _) in std::mem::take(&mut self.fields) {
+            // A field taken once and still there was sent twice; so was one that stands here twice.
+            self.fault(
+                &abridged(&name),
+                "is not a field of this object, or is there twice".into(),
+            );
+        }
+        let kind = if self.too_large {
+            Kind::TooLarge
+        } else {
+            Kind::Invalid
+        };
+        match build() {
+            Some(value) if self.faults.is_empty() => Ok(value),
+            _ => Err(Error::of_fields(kind, self.faults)),
+        }
+    }
+}
+
+fn malformed(source: &Jiter<'_>, error: &JiterError, prefix: &str) -> Error {
+    match &error.error_type {
+        JiterErrorType::WrongType { .. }
+        | JiterErrorType::JsonError(JsonErrorType::RecursionLimitExceeded) => {
+            let message = match &error.error_type {
+                JiterErrorType::WrongType { .. } => String::from("must be a JSON object"),
+                JiterErrorType::JsonError(_) => {
+                    format!("is nested more than {DEPTH_MAX} levels deep")
+                }
+            };
+            let field = match prefix.trim_end_matches('.') {
+                "" => String::from("body"),
+                prefix => prefix.to_owned(),
+            };
+            Error::of_fields(Kind::Invalid, vec![FieldError { field, message }])
+        }
+        JiterErrorType::JsonError(syntax) => {
+            let at = source.error_position(error.index);
+            let (line, column) = (at.line, at.column);
+            Error::new(
+                Kind::MalformedJson,
+                format!("not valid JSON at line {line}, column {column}: {syntax}"),
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::json::string;
+
+    #[test]
+    fn fields_report_everything_at_once() {
+        let mut fields = Fields::split(br#"{"a":1,"zz":2,"b":"x","b":"y"}"#, "event.").unwrap();
+        let a = fields.required("a", string);
+        let b = fields.required("b", string);
+        let c = fields.required("c", string);
+        let error = fields.finish(|| Some((a?, b?, c?))).unwrap_err();
+        assert_eq!(error.kind(), Kind::Invalid);
+        let named: Vec<_> = error.fields().iter().map(|fault| fault.field.as_str()).collect();
+        assert_eq!(named, ["event.a", "event.c", "event.b", "event.zz"]);
+    }
+
+    #[test]
+    fn malformed_json_is_told_from_wrong_json() {
+        let kind = |text: &str| Fields::split(text.as_bytes(), "").err().map(|error| error.kind());
+        assert_eq!(kind("{\"a\":}"), Some(Kind::MalformedJson));
+        assert_eq!(kind("{} x"), Some(Kind::MalformedJson));
+        assert_eq!(kind(""), Some(Kind::MalformedJson));
+        assert_eq!(kind("[1]"), Some(Kind::Invalid));
+        assert_eq!(kind("null"), Some(Kind::Invalid));
+        assert_eq!(kind(&"[".repeat(100_000)), Some(Kind::Invalid));
+        assert_eq!(
+            kind(&format!("{{\"a\":{}", "[".repeat(100_000))),
+            Some(Kind::Invalid)
+        );
+        assert!(Fields::split(b"{\"a\":\"\xff\"}", "").is_err());
+        assert_eq!(kind("{}"), None);
+    }
+}

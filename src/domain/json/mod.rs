@@ -1,0 +1,133 @@
+//! Strict JSON in, compact JSON out.
+//!
+//! Colloquy keeps what a caller sent, or refuses it; it never rounds, drops or reorders. So this module
+//! refuses what JSON parsers commonly let through in silence: integers beyond 64 bits, numbers too large for a
+//! double, an object with the same key twice, a key with NUL (which BSON can't hold), lone surrogates,
+//! nesting without end, and fields nobody knows.
+//!
+//! - [`JsonObject`]: an object of the caller's own (`payload`, `metadata`), checked and kept as compact text, so
+//!   that answering with it is a copy.
+//! - [`Fields`]: reads an object whose fields we know, and collects everything that is wrong with it before it
+//!   gives up.
+//! - [`ObjectWriter`]: writes one, splicing what is JSON already.
+
+use std::{borrow::Cow, str::FromStr};
+
+use jiter::{Jiter, JiterError, JiterErrorType, JsonErrorType, Peek};
+
+mod fields;
+mod object;
+mod writer;
+
+pub use fields::Fields;
+pub use object::JsonObject;
+pub use writer::{ObjectWriter, write_string};
+
+/// Deepest nesting of a [`JsonObject`], in levels; the object itself is the first.
+pub const DEPTH_MAX: usize = 64;
+
+/// Why one field's value was refused: words that complete "the field …".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub message: Cow<'static, str>,
+    pub too_large: bool,
+}
+
+impl Refusal {
+    pub fn too_large(message: String) -> Self {
+        Self {
+            message: message.into(),
+            too_large: true,
+        }
+    }
+}
+
+impl From<&'static str> for Refusal {
+    fn from(message: &'static str) -> Self {
+        Self {
+            message: message.into(),
+            too_large: false,
+        }
+    }
+}
+
+impl From<String> for Refusal {
+    fn from(message: String) -> Self {
+        Self {
+            message: message.into(),
+            too_large: false,
+        }
+    }
+}
+
+/// At most 40 characters of `text`, for a message.
+pub fn abridged(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(40) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
+}
+
+impl From<JiterError> for Refusal {
+    fn from(error: JiterError) -> Self {
+        match error.error_type {
+            JiterErrorType::JsonError(JsonErrorType::RecursionLimitExceeded) => {
+                format!("is nested more than {DEPTH_MAX} levels deep").into()
+            }
+            other => other.to_string().into(),
+        }
+    }
+}
+
+/// Reads a JSON string.
+pub fn string(text: &str) -> Result<String, Refusal> {
+    let mut source = Jiter::new(text.as_bytes());
+    if source.peek()? != Peek::String {
+        return Err("must be a string".into());
+    }
+    Ok(source.known_str()?.to_owned())
+}
+
+/// Reads a JSON string and parses it as a `T`.
+pub fn parsed<T>(text: &str) -> Result<T, Refusal>
+where
+    T: FromStr<Err = &'static str>,
+{
+    string(text)?.parse().map_err(Refusal::from)
+}
+
+/// Reads `null` as `None` and anything else with `read`.
+pub fn nullable<'a, T>(
+    read: impl FnOnce(&'a str) -> Result<T, Refusal>,
+) -> impl FnOnce(&'a str) -> Result<Option<T>, Refusal> {
+    move |text| {
+        if text == "null" {
+            Ok(None)
+        } else {
+            read(text).map(Some)
+        }
+    }
+}
+
+/// Splits a JSON array into the texts of its elements.
+///
+/// # Errors
+/// Not an array, or more than `items_max` elements.
+pub fn elements(text: &str, items_max: usize) -> Result<Vec<&str>, Refusal> {
+    let mut source = Jiter::new(text.as_bytes());
+    if source.peek()? != Peek::Array {
+        return Err("must be an array".into());
+    }
+    let mut items = Vec::new();
+    let mut next = source.known_array()?;
+    while let Some(peek) = next {
+        if items.len() == items_max {
+            return Err(Refusal::too_large(format!("has more than {items_max} items")));
+        }
+        let start = source.current_index();
+        source.known_skip(peek)?;
+        items.push(&text[start..source.current_index()]);
+        next = source.array_step()?;
+    }
+    Ok(items)
+}

@@ -1,0 +1,88 @@
+//! The use cases of events.
+
+use super::{EventsPage, Service};
+use crate::{
+    domain::{
+        Appended, Cursor, Error, Event, EventFilter, EventId, EventPosition, EventQuery, Kind, Limit,
+        NewEvent, Order, Result, SessionKey,
+    },
+    store::Append,
+};
+
+impl Service {
+    /// Appends one event, or gives back the stored one when this is a replay of it.
+    pub async fn append(&self, key: &SessionKey, event: NewEvent) -> Result<Appended> {
+        let mut outcomes = self.append_batch(key, vec![event]).await?;
+        outcomes.pop().unwrap_or_else(|| {
+            Err(Error::new(
+                Kind::Internal,
+                "the store gave no outcome for an append",
+            ))
+        })
+    }
+
+    /// Appends up to [`BATCH_EVENTS_MAX`](crate::domain::event::BATCH_EVENTS_MAX) events, each on its own; one outcome an event, in order.
+    ///
+    /// # Errors
+    /// As a whole only when the session is not there to append to, or nothing is known of any event.
+    pub async fn append_batch(
+        &self,
+        key: &SessionKey,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<Result<Appended>>> {
+        if events.is_empty() {
+            return self.store.session(key).await.map(|_| Vec::new());
+        }
+        let now = self.clock.now();
+        let first_seq = self.clock.take_seqs(events.len());
+        let appends = (first_seq..)
+            .zip(events)
+            .map(|(seq, event)| Append {
+                key: key.clone(),
+                event,
+                now,
+                seq,
+            })
+            .collect();
+        let outcomes = self.appends.append(appends).await?;
+        match outcomes
+            .iter()
+            .find_map(|outcome| outcome.as_ref().err().filter(|error| error.is_of_session()))
+        {
+            Some(error) => Err(error.share()),
+            None => Ok(outcomes),
+        }
+    }
+
+    /// A page of a session's events.
+    pub async fn events(
+        &self,
+        key: &SessionKey,
+        filter: EventFilter,
+        order: Order,
+        limit: Limit,
+        cursor: Option<&str>,
+    ) -> Result<EventsPage> {
+        let cursors = Cursor::of_events(key, order, &filter);
+        let after = cursor.map(|text| cursors.read_event(text)).transpose()?;
+        let payload_bytes_max = self.limits.page_payload_bytes_max;
+        let query = EventQuery {
+            filter,
+            order,
+            after,
+            limit,
+            payload_bytes_max,
+        };
+        let page = self.store.events(key, &query).await?;
+        let last = page.items.last().filter(|_| page.has_more);
+        Ok(EventsPage {
+            next_cursor: last.map(|event| cursors.event(&EventPosition::from(event))),
+            events: page.items,
+        })
+    }
+
+    /// One event.
+    pub async fn event(&self, key: &SessionKey, id: &EventId) -> Result<Event> {
+        self.store.event(key, id).await
+    }
+}

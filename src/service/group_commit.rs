@@ -1,0 +1,245 @@
+//! Group commit: concurrent appends of one process share the store's commits.
+//!
+//! There is no timer. An append that finds a flush slot free leaves at once, alone; while all slots are busy,
+//! appends gather, and leave together as soon as a slot is free. So a quiet service has no added latency, and a
+//! busy one pays for a commit once a group.
+//!
+//! What is promised:
+//! - A unit (the events of one request) is never split over two groups, so that its events keep their order.
+//! - A group that fails for a reason of its own is driven again unit by unit, so that one poisoned event never
+//!   fails its neighbours. Appending is idempotent, so doing it twice is harmless. A store that is away fails the
+//!   whole group at once instead: asking it again for every unit would only make the wait longer.
+//! - The queue is bounded in events and bytes; past that, [`Kind::Overloaded`].
+//! - A caller that goes away changes nothing for the others: its events are stored all the same.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{Notify, oneshot};
+
+use crate::{
+    domain::{Appended, Error, Kind, Result},
+    store::{Append, Store},
+};
+
+/// The bounds of the queue and of what leaves it.
+#[derive(Debug, Clone)]
+pub struct GroupLimits {
+    /// Most events waiting for a slot.
+    pub queue_events_max: usize,
+    /// Most bytes of payload waiting for a slot.
+    pub queue_bytes_max: usize,
+    /// A group takes no further unit once it has this many events.
+    pub group_events_max: usize,
+    /// A group takes no further unit once it has this many bytes of payload.
+    pub group_bytes_max: usize,
+    /// Groups under way at once.
+    pub flush_slots: usize,
+}
+
+/// A queue of appends in front of a store. Clones share the queue.
+#[derive(Clone)]
+pub struct GroupCommit(Arc<Shared>);
+
+struct Shared {
+    store: Arc<dyn Store>,
+    limits: GroupLimits,
+    state: Mutex<State>,
+    slot_released: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Unit>,
+    events: usize,
+    bytes: usize,
+    slots_in_use: usize,
+}
+
+/// The events of one request, and who waits for them.
+struct Unit {
+    appends: Vec<Append>,
+    bytes: usize,
+    reply: oneshot::Sender<Outcomes>,
+}
+
+type Outcomes = Result<Vec<Result<Appended>>>;
+
+impl GroupCommit {
+    pub fn new(store: Arc<dyn Store>, limits: GroupLimits) -> Self {
+        Self(Arc::new(Shared {
+            store,
+            limits,
+            state: Mutex::default(),
+            slot_released: Notify::new(),
+        }))
+    }
+
+    /// Appends the events, in order, and gives one outcome an event.
+    ///
+    /// # Errors
+    /// [`Kind::Overloaded`] when the queue is full, and then nothing was stored; or as [`Store::append`].
+    pub async fn append(&self, appends: Vec<Append>) -> Outcomes {
+        let (reply, outcome) = oneshot::channel();
+        let bytes = appends
+            .iter()
+            .map(|append| append.event.payload.as_str().len())
+            .sum();
+        let unit = Unit {
+            appends,
+            bytes,
+            reply,
+        };
+        if let Some(slot) = self.0.enqueue(unit)? {
+            tokio::spawn(flush(slot));
+        }
+        // The sender is dropped unsent only when a flush panicked or the runtime is going down.
+        outcome
+            .await
+            .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the append was interrupted")))
+    }
+
+    /// Waits until everything accepted so far, and whatever comes meanwhile, has left.
+    pub async fn drain(&self) {
+        loop {
+            let released = self.0.slot_released.notified();
+            if self.0.lock().slots_in_use == 0 {
+                return;
+            }
+            released.await;
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock, and the state is whole between any two statements that matter.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues the unit, and takes a slot for it where one is free.
+    fn enqueue(self: &Arc<Self>, unit: Unit) -> Result<Option<Slot>> {
+        let mut state = self.lock();
+        let events = state.events + unit.appends.len();
+        let bytes = state.bytes + unit.bytes;
+        let full = events > self.limits.queue_events_max || bytes > self.limits.queue_bytes_max;
+        // An empty queue takes any unit, so that one as large as the limits is not refused for ever.
+        if full && !state.queue.is_empty() {
+            return Err(Error::new(
+                Kind::Overloaded,
+                "too many appends are waiting for the store; try again shortly",
+            ));
+        }
+        (state.events, state.bytes) = (events, bytes);
+        state.queue.push_back(unit);
+        if state.slots_in_use == self.limits.flush_slots {
+            return Ok(None);
+        }
+        state.slots_in_use += 1;
+        Ok(Some(Slot {
+            shared: Arc::clone(self),
+            held: true,
+        }))
+    }
+
+    /// The next group, or `None` when the queue is empty, and then the slot is given back under the same lock:
+    /// no append can slip in between and find neither a free slot nor anyone to take it along.
+    fn next_group(&self, slot: &mut Slot) -> Option<Vec<Unit>> {
+        let mut state = self.lock();
+        if state.queue.is_empty() {
+            slot.release(&mut state);
+            return None;
+        }
+        let (mut events, mut bytes) = (0, 0);
+        let mut group = Vec::new();
+        while events < self.limits.group_events_max && bytes < self.limits.group_bytes_max {
+            let Some(unit) = state.queue.pop_front() else {
+                break;
+            };
+            events += unit.appends.len();
+            bytes += unit.bytes;
+            group.push(unit);
+        }
+        state.events -= events;
+        state.bytes -= bytes;
+        Some(group)
+    }
+}
+
+/// The right to have a group under way; given back when the queue is empty, or when a flush panics.
+struct Slot {
+    shared: Arc<Shared>,
+    held: bool,
+}
+
+impl Slot {
+    fn release(&mut self, state: &mut State) {
+        self.held = false;
+        state.slots_in_use -= 1;
+        self.shared.slot_released.notify_waiters();
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if self.held {
+            let shared = Arc::clone(&self.shared);
+            self.release(&mut shared.lock());
+        }
+    }
+}
+
+/// Sends groups to the store until the queue is empty.
+async fn flush(mut slot: Slot) {
+    let shared = Arc::clone(&slot.shared);
+    while let Some(group) = shared.next_group(&mut slot) {
+        store_group(shared.store.as_ref(), group).await;
+    }
+}
+
+async fn store_group(store: &dyn Store, group: Vec<Unit>) {
+    let batch: Vec<Append> = group
+        .iter()
+        .flat_map(|unit| unit.appends.iter().cloned())
+        .collect();
+    let count = batch.len();
+    match store.append(batch).await {
+        Ok(outcomes) if outcomes.len() == count => {
+            let mut outcomes = outcomes.into_iter();
+            for unit in group {
+                let own = outcomes.by_ref().take(unit.appends.len()).collect();
+                unit.answer(Ok(own));
+            }
+        }
+        Ok(_) => {
+            let error = Error::new(Kind::Internal, "the store lost count of a group of appends");
+            fail(group, &error);
+        }
+        Err(error) if error.kind() == Kind::Internal && group.len() > 1 => {
+            tracing::warn!(error = %error, units = group.len(), "a group of appends failed; trying each by itself");
+            for unit in group {
+                let outcome = store.append(unit.appends.clone()).await;
+                unit.answer(outcome);
+            }
+        }
+        Err(error) => {
+            tracing::error!(error = %error, source = ?std::error::Error::source(&error), events = count, "a group of appends failed");
+            fail(group, &error);
+        }
+    }
+}
+
+fn fail(group: Vec<Unit>, error: &Error) {
+    for unit in group {
+        unit.answer(Err(error.share()));
+    }
+}
+
+impl Unit {
+    fn answer(self, outcome: Outcomes) {
+        // A caller that went away is no concern of ours; what it sent is stored.
+        let _ = self.reply.send(outcome);
+    }
+}

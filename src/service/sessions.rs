@@ -1,0 +1,93 @@
+//! The use cases of sessions.
+
+use uuid::Uuid;
+
+use super::{EventsPage, Service, SessionsPage};
+use crate::{
+    domain::{
+        Cursor, End, Error, EventFilter, Expected, Kind, Limit, NewSession, Order, Result, Session,
+        SessionFilter, SessionId, SessionKey, SessionPatch, SessionPosition, SessionQuery, Tenant,
+    },
+    store::Opened,
+};
+
+impl Service {
+    /// Opens a session, or gives back the one that has its id, untouched.
+    pub async fn open(&self, tenant: &Tenant, mut new: NewSession) -> Result<Opened> {
+        let now = self.clock.now();
+        let id = match new.id.take() {
+            Some(id) => id,
+            None => new_session_id()?,
+        };
+        self.store.open(tenant, Session::opened(new, id, now), now).await
+    }
+
+    /// A session with a page of its events.
+    ///
+    /// The events are read first, so that the session is never older than the events beside it.
+    pub async fn session_with_events(
+        &self,
+        key: &SessionKey,
+        order: Order,
+        limit: Limit,
+        cursor: Option<&str>,
+    ) -> Result<(Session, EventsPage)> {
+        let page = self
+            .events(key, EventFilter::default(), order, limit, cursor)
+            .await?;
+        let session = self.store.session(key).await?;
+        Ok((session, page))
+    }
+
+    /// A page of a tenant's sessions, newest first.
+    pub async fn sessions(
+        &self,
+        tenant: &Tenant,
+        filter: SessionFilter,
+        limit: Limit,
+        cursor: Option<&str>,
+    ) -> Result<SessionsPage> {
+        let cursors = Cursor::of_sessions(tenant, &filter);
+        let after = cursor.map(|text| cursors.read_session(text)).transpose()?;
+        let query = SessionQuery { filter, after, limit };
+        let page = self.store.sessions(tenant, &query).await?;
+        let last = page.items.last().filter(|_| page.has_more);
+        Ok(SessionsPage {
+            next_cursor: last.map(|session| cursors.session(&SessionPosition::from(session))),
+            sessions: page.items,
+        })
+    }
+
+    /// Changes a session's metadata, language or user.
+    pub async fn update(
+        &self,
+        key: &SessionKey,
+        patch: &SessionPatch,
+        expected: &Expected,
+    ) -> Result<Session> {
+        self.store.patch(key, patch, expected).await
+    }
+
+    /// Ends a session; the first call decides, later ones give its outcome.
+    pub async fn complete(&self, key: &SessionKey, end: &End) -> Result<Session> {
+        self.store.end(key, end, self.clock.now()).await
+    }
+
+    /// Erases a session with all it holds; repeating it is fine.
+    pub async fn erase(&self, key: &SessionKey) -> Result<()> {
+        let tombstone_ms = i64::try_from(self.limits.tombstone.as_millis()).unwrap_or(i64::MAX);
+        let forget_at = self.clock.now().saturating_add_ms(tombstone_ms);
+        match self.store.erase(key, forget_at).await {
+            Err(error) if error.kind() == Kind::SessionErased => Ok(()),
+            outcome => outcome,
+        }
+    }
+}
+
+/// Time-ordered, so that new sessions lie together in the store's index.
+fn new_session_id() -> Result<SessionId> {
+    Uuid::now_v7()
+        .to_string()
+        .parse()
+        .map_err(|rule| Error::new(Kind::Internal, format!("a new session id {rule}")))
+}

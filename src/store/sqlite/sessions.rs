@@ -1,0 +1,306 @@
+//! Statements about sessions.
+
+use rusqlite::{Connection, Row, params, params_from_iter, types::Value};
+
+use super::{
+    fault::{Fault, Result},
+    refusal,
+    row::{optional_parsed, optional_text, optional_time, parsed, text, time},
+};
+use crate::{
+    domain::{
+        End, Expected, JsonObject, Page, Session, SessionKey, SessionPatch, SessionQuery, Status, Tenant,
+        Timestamp,
+    },
+    store::Opened,
+};
+
+/// What [`session`] reads, from column 2 on; the first two are `id` and `forget_at`.
+macro_rules! select_sessions {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, forget_at, session_id, user_id, status, language, metadata, started_at, \
+             ended_at, end_reason, version, archived FROM sessions ",
+            $rest
+        )
+    };
+}
+
+const INSERT: &str = "INSERT INTO sessions (tenant, session_id, user_id, status, language, metadata, started_at, \
+     ended_at, end_reason, version, archived) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+     ON CONFLICT (tenant, session_id) DO NOTHING";
+const FIND: &str = select_sessions!("WHERE tenant = ? AND session_id = ?");
+const DROP: &str = "DELETE FROM sessions WHERE id = ?";
+const UPDATE: &str = "UPDATE sessions SET user_id = ?, language = ?, metadata = ?, version = ? WHERE id = ?";
+const END: &str = "UPDATE sessions SET status = ?, ended_at = ?, end_reason = ?, version = ? WHERE id = ?";
+const STANDING: &str =
+    "SELECT id, forget_at, version, last_seq, status FROM sessions WHERE tenant = ? AND session_id = ?";
+const ADVANCE: &str = "UPDATE sessions SET last_seq = ? WHERE id = ?";
+const ACTIVATE: &str = "UPDATE sessions SET last_seq = ?, status = ?, version = ? WHERE id = ?";
+
+#[cfg(test)]
+pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND, DROP, UPDATE, END, STANDING, ADVANCE, ACTIVATE];
+
+pub(super) fn open(
+    connection: &Connection,
+    tenant: &Tenant,
+    session: Session,
+    now: Timestamp,
+) -> Result<Opened> {
+    if insert(connection, tenant, &session)? {
+        return Ok(Opened {
+            session,
+            created: true,
+        });
+    }
+    let key = SessionKey::new(tenant.clone(), session.id.clone());
+    match find(connection, &key)? {
+        Some(Found::Session(_, session)) => Ok(Opened {
+            session,
+            created: false,
+        }),
+        Some(Found::Tombstone(_, forget_at)) if forget_at > now => {
+            Err(refusal::session_erased(&key.id).into())
+        }
+        Some(Found::Tombstone(id, _)) => {
+            connection.prepare_cached(DROP)?.execute([id])?;
+            let created = insert(connection, tenant, &session)?;
+            Ok(Opened { session, created })
+        }
+        None => Err(Fault::Stored("session")),
+    }
+}
+
+/// False when the key is taken.
+fn insert(connection: &Connection, tenant: &Tenant, session: &Session) -> Result<bool> {
+    let inserted = connection.prepare_cached(INSERT)?.execute(params![
+        tenant.as_str(),
+        session.id.as_str(),
+        session.user_id.as_ref().map(|user| user.as_str()),
+        session.status.as_str(),
+        session.language.as_ref().map(|language| language.as_str()),
+        session.metadata.as_str(),
+        session.started_at.unix_ms(),
+        session.ended_at.map(Timestamp::unix_ms),
+        session.end_reason,
+        session.version,
+        session.archived,
+    ])?;
+    Ok(inserted == 1)
+}
+
+pub(super) enum Found {
+    Session(i64, Session),
+    /// The row's id, and until when the key is refused.
+    Tombstone(i64, Timestamp),
+}
+
+pub(super) fn find(connection: &Connection, key: &SessionKey) -> Result<Option<Found>> {
+    let mut statement = connection.prepare_cached(FIND)?;
+    let mut rows = statement.query(params![key.tenant.as_str(), key.id.as_str()])?;
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    let id = row.get(0)?;
+    Ok(Some(match optional_time(row, 1, "forget_at")? {
+        Some(forget_at) => Found::Tombstone(id, forget_at),
+        None => Found::Session(id, session(row)?),
+    }))
+}
+
+/// The session and its row's id.
+pub(super) fn load(connection: &Connection, key: &SessionKey) -> Result<(i64, Session)> {
+    match find(connection, key)? {
+        Some(Found::Session(id, session)) => Ok((id, session)),
+        Some(Found::Tombstone(..)) => Err(refusal::session_erased(&key.id).into()),
+        None => Err(refusal::session_not_found(&key.id).into()),
+    }
+}
+
+fn session(row: &Row<'_>) -> Result<Session> {
+    Ok(Session {
+        id: parsed(row, 2, "session_id")?,
+        user_id: optional_parsed(row, 3, "user_id")?,
+        status: parsed(row, 4, "status")?,
+        language: optional_parsed(row, 5, "language")?,
+        metadata: JsonObject::from_stored(text(row, 6, "metadata")?),
+        started_at: time(row, 7, "started_at")?,
+        ended_at: optional_time(row, 8, "ended_at")?,
+        end_reason: optional_text(row, 9, "end_reason")?.map(str::to_owned),
+        version: row.get(10)?,
+        archived: row.get(11)?,
+    })
+}
+
+pub(super) fn patch(
+    connection: &Connection,
+    key: &SessionKey,
+    patch: &SessionPatch,
+    expected: &Expected,
+) -> Result<Session> {
+    let (id, mut session) = load(connection, key)?;
+    if session.patch(patch, expected)? {
+        connection.prepare_cached(UPDATE)?.execute(params![
+            session.user_id.as_ref().map(|user| user.as_str()),
+            session.language.as_ref().map(|language| language.as_str()),
+            session.metadata.as_str(),
+            session.version,
+            id,
+        ])?;
+    }
+    Ok(session)
+}
+
+pub(super) fn end(connection: &Connection, key: &SessionKey, end: &End, now: Timestamp) -> Result<Session> {
+    let (id, mut session) = load(connection, key)?;
+    if session.end(end, now) {
+        connection.prepare_cached(END)?.execute(params![
+            session.status.as_str(),
+            session.ended_at.map(Timestamp::unix_ms),
+            session.end_reason,
+            session.version,
+            id,
+        ])?;
+    }
+    Ok(session)
+}
+
+/// What an append needs to know of its session.
+pub(super) struct Standing {
+    pub(super) id: i64,
+    pub(super) status: Status,
+    version: i64,
+    /// `None` before the first event.
+    last_seq: Option<i64>,
+    changed: Change,
+}
+
+#[derive(PartialEq, Eq)]
+enum Change {
+    None,
+    Advanced,
+    Activated,
+}
+
+impl Standing {
+    pub(super) fn load(connection: &Connection, key: &SessionKey) -> Result<Self> {
+        let mut statement = connection.prepare_cached(STANDING)?;
+        let mut rows = statement.query(params![key.tenant.as_str(), key.id.as_str()])?;
+        let row = rows.next()?;
+        let row = row.ok_or_else(|| refusal::session_not_found(&key.id))?;
+        if row.get::<_, Option<i64>>(1)?.is_some() {
+            return Err(refusal::session_erased(&key.id).into());
+        }
+        Ok(Self {
+            id: row.get(0)?,
+            version: row.get(2)?,
+            last_seq: row.get(3)?,
+            status: parsed(row, 4, "status")?,
+            changed: Change::None,
+        })
+    }
+
+    /// The `seq` for the next event; `None` when there is none left.
+    pub(super) fn next_seq(&self, proposed: i64) -> Option<i64> {
+        match self.last_seq {
+            Some(last) if proposed <= last => last.checked_add(1),
+            _ => Some(proposed),
+        }
+    }
+
+    /// Takes note of an event that was stored.
+    pub(super) fn advance(&mut self, seq: i64) {
+        self.last_seq = Some(seq);
+        if self.status == Status::Initiated {
+            self.status = Status::Active;
+            self.version += 1;
+            self.changed = Change::Activated;
+        } else if self.changed == Change::None {
+            self.changed = Change::Advanced;
+        }
+    }
+
+    /// Writes what changed; most of the time that touches no index.
+    pub(super) fn save(&self, connection: &Connection) -> Result<()> {
+        match self.changed {
+            Change::None => 0,
+            Change::Advanced => connection
+                .prepare_cached(ADVANCE)?
+                .execute(params![self.last_seq, self.id])?,
+            Change::Activated => connection.prepare_cached(ACTIVATE)?.execute(params![
+                self.last_seq,
+                self.status.as_str(),
+                self.version,
+                self.id
+            ])?,
+        };
+        Ok(())
+    }
+}
+
+/// The id of the key's row.
+pub(super) fn locate(connection: &Connection, key: &SessionKey) -> Result<i64> {
+    Standing::load(connection, key).map(|standing| standing.id)
+}
+
+pub(super) fn list(connection: &Connection, tenant: &Tenant, query: &SessionQuery) -> Result<Page<Session>> {
+    let (statement, values) = listing(tenant, query);
+    let mut statement = connection.prepare_cached(&statement)?;
+    let mut rows = statement.query(params_from_iter(values))?;
+    let mut items = Vec::new();
+    while let Some(row) = rows.next()? {
+        if items.len() == query.limit.get() {
+            return Ok(Page {
+                items,
+                has_more: true,
+            });
+        }
+        items.push(session(row)?);
+    }
+    Ok(Page {
+        items,
+        has_more: false,
+    })
+}
+
+/// The statement of a listing, and its values: its text follows from which filters are given, so that each has the
+/// plan made for it. Rows are stepped as far as the page goes, hence no `LIMIT`.
+pub(super) fn listing(tenant: &Tenant, query: &SessionQuery) -> (String, Vec<Value>) {
+    let filter = &query.filter;
+    let mut values = vec![Value::from(tenant.as_str().to_owned())];
+    let index = match (&filter.user_id, filter.status) {
+        (Some(_), _) => "sessions_by_user",
+        (None, Some(_)) => "sessions_by_status",
+        (None, None) => "sessions_by_start",
+    };
+    let mut statement = select_sessions!("INDEXED BY ").to_owned();
+    statement += index;
+    statement += " WHERE forget_at IS NULL AND tenant = ?";
+    if let Some(user_id) = &filter.user_id {
+        statement += " AND user_id = ?";
+        values.push(user_id.as_str().to_owned().into());
+    }
+    if let Some(status) = filter.status {
+        statement += " AND status = ?";
+        values.push(status.as_str().to_owned().into());
+    }
+    if let Some(started_after) = filter.started_after {
+        statement += " AND started_at > ?";
+        values.push(started_after.unix_ms().into());
+    }
+    // Of two upper bounds an index takes one, so only the lower is given.
+    match (&query.after, filter.started_before) {
+        (Some(after), before) if before.is_none_or(|before| after.started_at < before) => {
+            statement += " AND (started_at, session_id) < (?, ?)";
+            values.push(after.started_at.unix_ms().into());
+            values.push(after.id.as_str().to_owned().into());
+        }
+        (_, Some(before)) => {
+            statement += " AND started_at < ?";
+            values.push(before.unix_ms().into());
+        }
+        (_, None) => {}
+    }
+    statement += " ORDER BY started_at DESC, session_id DESC";
+    (statement, values)
+}

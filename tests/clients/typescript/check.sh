@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Generates TypeScript types from openapi.json, compiles roundtrip.ts against them, and runs it at $COLLOQUY_URL.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")"
+openapi-typescript ../../../openapi/openapi.json --output generated/colloquy.ts >/dev/null
+tsc
+node generated/js/roundtrip.js

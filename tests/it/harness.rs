@@ -1,0 +1,223 @@
+//! Starts the real server on a free port in a folder of its own, and stops it by its process id.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long a server may take to start or stop. Not a measure: a bound that keeps a broken test from hanging.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The binary under test, with an environment that is the test's alone.
+pub fn colloquy() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_colloquy"));
+    let ours = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("COLLOQUY_"));
+    for (name, _) in ours {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A folder that lives as long as anything that uses it.
+pub fn folder() -> Arc<TempDir> {
+    Arc::new(tempfile::tempdir().expect("a temporary folder"))
+}
+
+/// A running server. Killed when dropped.
+pub struct Server {
+    child: Child,
+    url: String,
+    folder: Arc<TempDir>,
+    pub client: Client,
+}
+
+impl Server {
+    /// A server on a new store.
+    pub async fn start() -> Self {
+        Self::start_in(folder(), &[]).await
+    }
+
+    /// A server on the store in `folder`, which may be another server's, with further flags.
+    pub async fn start_in(folder: Arc<TempDir>, flags: &[&str]) -> Self {
+        let address_file = folder.path().join("address");
+        let _ = std::fs::remove_file(&address_file);
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(folder.path().join("log"))
+            .expect("a log file");
+        let mut child = colloquy()
+            .args(["serve", "--listen", "127.0.0.1:0", "--address-file"])
+            .arg(&address_file)
+            .arg("--store")
+            .arg(store_url(folder.path()))
+            .args(flags)
+            .stderr(log)
+            .spawn()
+            .expect("the server starts");
+        let url = wait_for_address(&address_file, &mut child, folder.path()).await;
+        let client = Client::builder().timeout(PATIENCE).build().expect("a client");
+        Self {
+            child,
+            url,
+            folder,
+            client,
+        }
+    }
+
+    pub fn folder(&self) -> Arc<TempDir> {
+        Arc::clone(&self.folder)
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
+    /// `host:port`, for tests that speak HTTP byte by byte.
+    pub fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything the server has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    pub fn get(&self, path: &str) -> RequestBuilder {
+        self.client.get(self.url(path))
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> RequestBuilder {
+        self.client.post(self.url(path)).json(body)
+    }
+
+    pub fn patch(&self, path: &str, body: &Value) -> RequestBuilder {
+        self.client.patch(self.url(path)).json(body)
+    }
+
+    pub fn delete(&self, path: &str) -> RequestBuilder {
+        self.client.delete(self.url(path))
+    }
+
+    /// kill -9.
+    pub fn kill(mut self) -> Arc<TempDir> {
+        self.child.kill().expect("the server is killed");
+        self.child.wait().expect("the server is gone");
+        self.folder()
+    }
+
+    /// SIGTERM, without waiting.
+    pub fn ask_to_stop(&self) {
+        let status = Command::new("kill")
+            .args(["-TERM", &self.pid().to_string()])
+            .status();
+        assert!(status.expect("kill runs").success());
+    }
+
+    /// SIGTERM; gives how the server exited.
+    pub async fn stop(mut self) -> ExitStatus {
+        self.ask_to_stop();
+        self.wait().await
+    }
+
+    pub async fn wait(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the server can be waited for") {
+                return status;
+            }
+            assert!(started.elapsed() < PATIENCE, "the server does not stop");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the server's log\n{}", self.log());
+        }
+    }
+}
+
+/// The store that a server in `folder` uses.
+pub fn store_url(folder: &Path) -> String {
+    format!("sqlite:{}", folder.join("data/colloquy.db").display())
+}
+
+async fn wait_for_address(file: &PathBuf, child: &mut Child, folder: &Path) -> String {
+    let started = Instant::now();
+    loop {
+        if let Ok(url) = std::fs::read_to_string(file) {
+            return url;
+        }
+        let exited = child.try_wait().expect("the server can be waited for");
+        if exited.is_some() || started.elapsed() > PATIENCE {
+            let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
+            panic!("the server did not start ({exited:?}):\n{log}");
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Sends the request; the answer must have this status, and be JSON.
+pub async fn expect(request: RequestBuilder, status: u16) -> Value {
+    let response = request.send().await.expect("an answer");
+    json(response, status).await
+}
+
+/// The body of an answer that must have this status.
+pub async fn json(response: Response, status: u16) -> Value {
+    let got = response.status();
+    let text = response.text().await.expect("a body");
+    assert_eq!(got, StatusCode::from_u16(status).expect("a status"), "{text}");
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// Sends the request; the answer must be a problem with this status and code, and whole. Gives the problem.
+pub async fn expect_problem(request: RequestBuilder, status: u16, code: &str) -> Value {
+    let response = request.send().await.expect("an answer");
+    problem(response, status, code).await
+}
+
+/// Checks that an answer is a problem with this status and code, and whole. Gives the problem.
+pub async fn problem(response: Response, status: u16, code: &str) -> Value {
+    let content_type = response.headers()["content-type"]
+        .to_str()
+        .expect("text")
+        .to_owned();
+    let request_id = response.headers()["x-request-id"]
+        .to_str()
+        .expect("text")
+        .to_owned();
+    let problem = json(response, status).await;
+    assert_eq!(content_type, "application/problem+json", "{problem}");
+    assert_eq!(problem["code"], code, "{problem}");
+    assert_eq!(problem["status"], status, "{problem}");
+    assert_eq!(
+        problem["type"],
+        format!("urn:colloquy:problem:{code}"),
+        "{problem}"
+    );
+    assert_eq!(problem["requestId"], request_id.as_str(), "{problem}");
+    for text in ["title", "detail"] {
+        assert!(
+            problem[text].as_str().is_some_and(|text| !text.is_empty()),
+            "{problem}"
+        );
+    }
+    problem
+}
