@@ -115,7 +115,7 @@ impl ConversationApi {
     /// From the start unless `order=desc`, which gives the newest events first: the context of a conversation that
     /// goes on.
     #[oai(
-        path = "/sessions/:session_id",
+        path = "/sessions/:sessionId",
         method = "get",
         operation_id = "getSession",
         tag = "Tag::Sessions"
@@ -154,7 +154,7 @@ impl ConversationApi {
     /// A JSON Merge Patch of `metadata`, `language` and `userId`. With `If-Match`, only if the session is still at that
     /// version.
     #[oai(
-        path = "/sessions/:session_id",
+        path = "/sessions/:sessionId",
         method = "patch",
         operation_id = "updateSession",
         tag = "Tag::Sessions"
@@ -181,7 +181,7 @@ impl ConversationApi {
     /// The first call decides `status` and `endedAt`; later ones get them back unchanged. An ended session takes no new
     /// events. The body may be left out.
     #[oai(
-        path = "/sessions/:session_id/complete",
+        path = "/sessions/:sessionId/complete",
         method = "post",
         operation_id = "completeSession",
         tag = "Tag::Sessions"
@@ -202,7 +202,7 @@ impl ConversationApi {
     /// Erases the session and its events everywhere. A tombstone without content keeps late retries from bringing it
     /// back: for a time its id answers with 410 `session-erased`.
     #[oai(
-        path = "/sessions/:session_id",
+        path = "/sessions/:sessionId",
         method = "delete",
         operation_id = "deleteSession",
         tag = "Tag::Sessions"
@@ -222,7 +222,7 @@ impl ConversationApi {
     /// Appending is safe to repeat: an event whose `eventId` is there already with the same `type` and `payload` is a
     /// replay and comes back as it was stored, even after the session has ended.
     #[oai(
-        path = "/sessions/:session_id/events",
+        path = "/sessions/:sessionId/events",
         method = "post",
         operation_id = "appendEvent",
         tag = "Tag::Events"
@@ -250,7 +250,7 @@ impl ConversationApi {
     /// Each event stands on its own: one that is refused keeps none of the others back. Events without a `timestamp` of
     /// their own keep the order of the batch.
     #[oai(
-        path = "/sessions/:session_id/events/batch",
+        path = "/sessions/:sessionId/events/batch",
         method = "post",
         operation_id = "appendEvents",
         tag = "Tag::Events"
@@ -274,7 +274,7 @@ impl ConversationApi {
     /// In the order of `(timestamp, seq, eventId)`, from the start unless `order=desc`. Paging neither skips nor repeats
     /// an event that was there when it began, and costs the same at any depth.
     #[oai(
-        path = "/sessions/:session_id/events",
+        path = "/sessions/:sessionId/events",
         method = "get",
         operation_id = "listEvents",
         tag = "Tag::Events"
@@ -316,7 +316,7 @@ impl ConversationApi {
 
     /// Read one event
     #[oai(
-        path = "/sessions/:session_id/events/:event_id",
+        path = "/sessions/:sessionId/events/:eventId",
         method = "get",
         operation_id = "getEvent",
         tag = "Tag::Events"
@@ -335,7 +335,7 @@ impl ConversationApi {
     }
 
     /// Reads the event whose id is `batch`: the router prefers the fixed path, and "batch" is an id like any other.
-    #[oai(path = "/sessions/:session_id/events/batch", method = "get", hidden)]
+    #[oai(path = "/sessions/:sessionId/events/batch", method = "get", hidden)]
     async fn get_event_named_batch(
         &self,
         #[oai(name = "sessionId")] session_id: Path<SessionId>,

@@ -52,6 +52,7 @@ pub fn document() -> String {
     let Ok(mut document) = serde_json::from_str::<Value>(&generated) else {
         return generated;
     };
+    order_tags(&mut document);
     close_request_objects(&mut document);
     add_problem_examples(&mut document);
     let mut text = serde_json::to_string_pretty(&document).unwrap_or(generated);
@@ -65,12 +66,24 @@ pub fn swagger_page(document: &str) -> String {
     service
         .swagger_ui_html()
         .replace(&service.spec(), document)
-        .replace("<title>Swagger UI</title>", "<title>Colloquy API</title>")
+        // The empty icon keeps browsers from asking for /favicon.ico.
+        .replace(
+            "<title>Swagger UI</title>",
+            "<title>Colloquy API</title><link rel=\"icon\" href=\"data:,\">",
+        )
         .replacen(
             "\n<html charset=\"UTF-8\">",
             "<!DOCTYPE html>\n<html lang=\"en\">",
             1,
         )
+}
+
+/// Puts the tags, which poem-openapi sorts by name, in the order in which a reader should meet them.
+fn order_tags(document: &mut Value) {
+    const ORDER: [&str; 3] = ["Sessions", "Events", "Health"];
+    if let Some(tags) = document["tags"].as_array_mut() {
+        tags.sort_by_key(|tag| ORDER.iter().position(|name| tag["name"] == *name));
+    }
 }
 
 /// Says of every object that can be sent that unknown fields are refused, which poem-openapi can't say.
