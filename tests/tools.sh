@@ -3,13 +3,13 @@
 #   tests/tools.sh              install only
 #   tests/tools.sh CMD ARG...   install what is missing, then run CMD
 #
-# Cargo and Python tools go to $COLLOQUY_TOOLS (default ~/.cache/colloquy/tools), each in a folder named after its
+# Cargo and Python tools go to $COLLOQUY_TEST_TOOLS (default ~/.cache/colloquy/tools), each in a folder named after its
 # pin: nothing to clean when a pin moves, and every checkout shares them. Node packages go to node_modules beside
 # their package.json, where tsc looks for them.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-tools=${COLLOQUY_TOOLS:-$HOME/.cache/colloquy/tools}
+tools=${COLLOQUY_TEST_TOOLS:-$HOME/.cache/colloquy/tools}
 
 # Each install is made beside its place and moved in whole, so that an interrupted one is never taken for done.
 begin() {

@@ -3,14 +3,14 @@
 #
 # The server gets a free port and a new store in a temporary folder; CMD finds it at $COLLOQUY_URL. Afterwards the
 # server is told to stop and must exit 0. The status is CMD's, or 1 when only the server failed.
-# $COLLOQUY_BIN names another binary than target/debug/colloquy.
+# $COLLOQUY_TEST_BIN names another binary than target/debug/colloquy.
 set -euo pipefail
 
 start_seconds_max=30
 stop_seconds_max=15
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-binary=$(realpath "${COLLOQUY_BIN:-${CARGO_TARGET_DIR:-$root/target}/debug/colloquy}")
+binary=$(realpath "${COLLOQUY_TEST_BIN:-${CARGO_TARGET_DIR:-$root/target}/debug/colloquy}")
 dir=$(mktemp -d "${TMPDIR:-/tmp}/colloquy.XXXXXX")
 
 server=
