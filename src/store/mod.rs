@@ -1,6 +1,6 @@
 //! The hot store: where sessions and events live until they are archived.
 //!
-//! [`Store`] is the contract, in words; the suite in `store/conformance.rs` is the contract as a test, and runs on
+//! [`Store`] is the contract, in words; the suite in `store/conformance/` is the contract as a test, and runs on
 //! every implementation. A store keeps the invariants on its own, with what its database guarantees: the use
 //! cases above it may run in any number of processes at once and hold no locks.
 
@@ -53,8 +53,10 @@ pub struct Upkeep {
 ///   the same arguments is always safe and settles it.
 /// - **Tenants never meet (I8).** Only the tenant in the key is read or written.
 ///
-/// Every method that takes a key fails with [`Kind::SessionErased`] while the key's tombstone stands, and, but for
-/// `open` and `erase`, with [`Kind::SessionNotFound`] when there is no session.
+/// Every method that takes a key, but for `erase`, fails with [`Kind::SessionErased`] while the key's tombstone stands,
+/// and, but for `open` and `erase`, with [`Kind::SessionNotFound`] when there is no session. A tombstone stands until
+/// its `forget_at`; `open` and `upkeep` are told what time it is, and a method that is not may take one to stand until
+/// either of those two has removed it.
 ///
 /// [`Kind::Unavailable`]: crate::domain::Kind::Unavailable
 /// [`Kind::SessionErased`]: crate::domain::Kind::SessionErased
@@ -83,8 +85,8 @@ pub trait Store: Send + Sync + 'static {
     async fn end(&self, key: &SessionKey, end: &End, now: Timestamp) -> Result<Session>;
 
     /// Erases the session, its events and all their content. From the moment this returns, nothing of it can be
-    /// read, and its id is refused until `forget_at`. Repeating it, or erasing what never was, is `Ok` and leaves
-    /// no trace.
+    /// read, and its id is refused until `forget_at`. Repeating it does not move `forget_at`; erasing what never was
+    /// leaves no trace; both are `Ok`.
     async fn erase(&self, key: &SessionKey, forget_at: Timestamp) -> Result<()>;
 
     /// Appends events, each on its own: one outcome an event, in the order given.
@@ -97,7 +99,8 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// The stored `seq` is the one proposed or, where the session has an event with that `seq` or a greater one,
     /// greater than all of them: it increases in the order in which the events of a session were accepted, and for
-    /// events of one call, in the order given.
+    /// events of one call, in the order given. Where no greater one is left, the event fails with
+    /// [`Kind::Internal`](crate::domain::Kind::Internal): proposals come from a clock, so it takes a broken one.
     ///
     /// # Errors
     /// As a whole only when nothing is known of any event, such as a lost connection or a failed commit.

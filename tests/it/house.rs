@@ -13,7 +13,7 @@ const LAYERS: [(&str, &[&str]); 7] = [
     ("api", &["service", "domain"]),
     ("commands", &["service", "domain"]),
     ("config", &["telemetry"]),
-    ("telemetry", &[]),
+    ("telemetry", &["domain"]),
 ];
 
 /// Libraries that only the module that wraps them may name.

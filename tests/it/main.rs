@@ -4,4 +4,7 @@
 mod harness;
 
 mod config;
+#[path = "../../src/store/conformance/mod.rs"]
+mod conformance;
 mod house;
+mod store_sqlite;

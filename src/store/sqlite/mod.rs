@@ -1,10 +1,10 @@
 //! The embedded store: one SQLite file, for a laptop or a single node.
 //!
-//! - One thread writes, and callers that write at the same time share a commit; see [`writer`]. A commit is synced
+//! - One thread writes, and callers that write at the same time share a commit; see `writer`. A commit is synced
 //!   to the disk before anyone is answered (I1).
-//! - A few connections read, each read in a snapshot that is as new as the call (I3); see [`reader`].
-//! - One process has the file at a time; see [`lock`].
-//! - What is erased is overwritten with zeros; see [`erasure`].
+//! - A few connections read, each read in a snapshot that is as new as the call (I3); see `reader`.
+//! - One process has the file at a time; see `lock`.
+//! - What is erased is overwritten with zeros; see `erasure`, and [`SqliteStore::compact`] for what SQLite may miss.
 //!
 //! Whether a tombstone still stands is judged where the caller says what time it is, in [`Store::open`] and
 //! [`Store::upkeep`]. Every other call takes a tombstone to stand until one of those two has removed it.
@@ -158,6 +158,23 @@ impl SqliteStore {
             writer,
             options,
         })
+    }
+
+    /// Writes the whole file anew: gives free space back to the file system, and removes the last copies of what
+    /// was erased.
+    ///
+    /// SQLite overwrites a deleted row with zeros where it stands. But when it rearranges a page it may leave, in the
+    /// part of the page that is not in use, a copy of a row that it moved; if that row is erased later, the copy
+    /// stays until something else is written over it. Nothing can read it but a look at the raw file. Where that
+    /// matters, compact from time to time after erasing.
+    ///
+    /// Reads go on; writes wait, about a second for every 100 MB. It needs free space twice the size of the file,
+    /// part of it where temporary files are kept (`SQLITE_TMPDIR`, `TMPDIR`, `/var/tmp`, `/tmp`).
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`], such as for want of space; nothing is changed then.
+    pub async fn compact(&self) -> Result<()> {
+        self.writer.compact().await
     }
 
     /// Commits since it was opened: far fewer than writes when many callers write at the same time.

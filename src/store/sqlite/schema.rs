@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::{
     SqliteOptions,
@@ -86,14 +86,7 @@ fn check_identity(connection: &Connection, path: &Path) -> Result<usize> {
     let path = path.display();
     let refuse = |detail: String| Err(Error::new(Kind::Unavailable, detail).into());
     let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-    let application = match number("application_id") {
-        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) => {
-            return refuse(format!(
-                "{path} is not a SQLite database: move it away, or give another path"
-            ));
-        }
-        other => other?,
-    };
+    let application = number("application_id")?;
     let version = number("user_version")?;
     let things: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     match usize::try_from(version) {
@@ -134,15 +127,26 @@ pub(super) fn truncate_wal(connection: &Connection, wait_max: Duration, busy_wai
     matches!((busy, restored), (Ok(0), Ok(())))
 }
 
+/// Writes the whole database anew, without the space that is free in it.
+pub(super) fn compact(connection: &Connection) -> Result<()> {
+    // The copy made on the way is as large as the database: too large for memory.
+    connection.pragma_update(None, "temp_store", "FILE")?;
+    let compacted = connection.execute_batch("VACUUM");
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    Ok(compacted?)
+}
+
 /// What an error at opening says, since whoever reads it is at the machine.
 pub(super) fn cannot_open(path: &Path, fault: Fault) -> Error {
-    match fault {
-        Fault::Refused(error) => error,
-        other => {
-            let detail = format!("can't open {}: {other}", path.display());
-            Error::new(Kind::Unavailable, detail).with_source(other)
+    let path = path.display();
+    let detail = match fault {
+        Fault::Refused(error) => return error,
+        Fault::Sqlite(ref error) if error.sqlite_error_code() == Some(ErrorCode::NotADatabase) => {
+            format!("{path} is not a SQLite database: move it away, or give another path")
         }
-    }
+        ref other => format!("can't open {path}: {other}"),
+    };
+    Error::new(Kind::Unavailable, detail).with_source(fault)
 }
 
 /// Reads from the file the least that shows that it can be read.

@@ -10,6 +10,7 @@
 //! each other's writes.
 
 use std::{
+    fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
@@ -48,6 +49,8 @@ enum Message {
     Write(Box<dyn Job>),
     /// Empty the write-ahead log if readers let it.
     TruncateWal(oneshot::Sender<bool>),
+    /// Rewrite the whole file.
+    Compact(oneshot::Sender<fault::Result<()>>),
 }
 
 impl Writer {
@@ -64,6 +67,7 @@ impl Writer {
             connection,
             jobs,
             ahead: None,
+            truncations: Vec::new(),
             wal,
             commits: Arc::clone(&commits),
             options: options.clone(),
@@ -122,6 +126,14 @@ impl Writer {
             self.send(Message::TruncateWal(reply)).await.is_ok() && answer.await.unwrap_or(false)
         });
         done.await.unwrap_or(false)
+    }
+
+    /// Rewrites the whole file; waits as long as that takes.
+    pub(super) async fn compact(&self) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let sent = timeout(self.options.queue_wait_max, self.send(Message::Compact(reply)));
+        sent.await.unwrap_or_else(|_| Err(overloaded()))?;
+        answer.await.map_err(|_| closed())?.map_err(Error::from)
     }
 
     /// Commits since the start.
@@ -236,6 +248,8 @@ struct Thread {
     jobs: mpsc::Receiver<Message>,
     /// Taken from the queue, but not for the group at hand.
     ahead: Option<Message>,
+    /// Who waits for the log to be emptied: once for all that asked while a group was running.
+    truncations: Vec<oneshot::Sender<bool>>,
     wal: PathBuf,
     commits: Arc<AtomicU64>,
     options: SqliteOptions,
@@ -250,12 +264,15 @@ impl Thread {
                     let mut group = Group::default();
                     let committed = self.commit_group(first, &mut group);
                     group.answer(committed);
-                    self.bound_wal();
                 }
-                Message::TruncateWal(reply) => {
-                    let _ = reply.send(self.truncate_wal());
+                Message::TruncateWal(reply) => self.truncations.push(reply),
+                Message::Compact(reply) => {
+                    let compacted = schema::compact(&self.connection);
+                    self.truncate_wal();
+                    let _ = reply.send(compacted);
                 }
             }
+            self.tend_wal();
         }
         self.truncate_wal();
         // `connection` closes before `_lock` is given up: fields drop in the order of their declaration.
@@ -309,13 +326,16 @@ impl Thread {
         if group.jobs.len() >= group_jobs_max || group.bytes >= group_bytes_max {
             return None;
         }
-        match self.jobs.try_recv() {
-            Ok(Message::Write(job)) => Some(job),
-            Ok(other) => {
-                self.ahead = Some(other);
-                None
+        loop {
+            match self.jobs.try_recv() {
+                Ok(Message::Write(job)) => return Some(job),
+                Ok(Message::TruncateWal(reply)) => self.truncations.push(reply),
+                Ok(other) => {
+                    self.ahead = Some(other);
+                    return None;
+                }
+                Err(_) => return None,
             }
-            Err(_) => None,
         }
     }
 
@@ -332,12 +352,16 @@ impl Thread {
         Ok(())
     }
 
-    /// SQLite checkpoints on its own, but readers that never pause could keep it from starting over at the front
-    /// of the log, which then grows; so at a size the writer waits for them.
-    fn bound_wal(&self) {
-        let bytes = std::fs::metadata(&self.wal).map_or(0, |wal| wal.len());
-        if bytes > self.options.wal_bytes_max as u64 {
-            self.truncate_wal();
+    /// Empties the log when somebody asked for it, or when it is large: SQLite checkpoints on its own, but readers
+    /// that never pause could keep it from starting over at the front of the log, which then grows.
+    fn tend_wal(&mut self) {
+        let wal_bytes_max = self.options.wal_bytes_max as u64;
+        let is_large = || fs::metadata(&self.wal).is_ok_and(|wal| wal.len() > wal_bytes_max);
+        if !self.truncations.is_empty() || is_large() {
+            let truncated = self.truncate_wal();
+            for reply in self.truncations.drain(..) {
+                let _ = reply.send(truncated);
+            }
         }
     }
 
