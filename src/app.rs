@@ -220,3 +220,15 @@ pub async fn export(
     service.close().await;
     Ok(exported?)
 }
+
+/// `colloquy compact`: writes the embedded store's file anew.
+///
+/// # Errors
+/// As [`SqliteStore::compact`].
+pub async fn compact(config: &Config) -> Result<(), AppError> {
+    let StoreUrl::Sqlite(path) = &config.store;
+    let store = SqliteStore::open(path, SqliteOptions::default())?;
+    let compacted = store.compact().await;
+    store.close().await;
+    Ok(compacted?)
+}

@@ -71,6 +71,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Rewrite the embedded store's file: frees space, and takes out the last traces of what was erased
+    Compact,
     /// Print the OpenAPI document
     Openapi,
 }
@@ -166,6 +168,7 @@ async fn run(command: Command, config: &Config) -> Result<ExitCode, AppError> {
                 exported.sessions, exported.events
             );
         }
+        Command::Compact => app::compact(config).await?,
         Command::Openapi => {}
     }
     Ok(ExitCode::SUCCESS)

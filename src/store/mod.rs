@@ -11,6 +11,7 @@ use crate::domain::{
     SessionPatch, SessionQuery, Tenant, Timestamp,
 };
 
+mod refusal;
 pub mod sqlite;
 
 /// An event on its way into a session.

@@ -108,6 +108,41 @@ pub async fn every_combination_of_filters_holds(subject: &dyn Subject) {
     }
 }
 
+pub async fn a_position_need_not_be_that_of_a_session(subject: &dyn Subject) {
+    let store = subject.store().await;
+    let sessions = open_mixed(&store, 24).await;
+    for (ms, id) in [
+        (-8, "~"),
+        (100, "s-13"),
+        (100, "~"),
+        (100, "+"),
+        (70, "s"),
+        (901, "~"),
+    ] {
+        let position = SessionPosition {
+            started_at: at(ms),
+            id: the(id),
+        };
+        for before in [None, Some(at(51)), Some(at(100)), Some(at(10_000))] {
+            let filter = SessionFilter {
+                started_before: before,
+                ..SessionFilter::default()
+            };
+            let beyond = |one: &Session| (one.started_at, &one.id) < (position.started_at, &position.id);
+            let mut expected = listed(&sessions, &filter);
+            expected.retain(beyond);
+            let query = SessionQuery {
+                filter,
+                after: Some(position.clone()),
+                limit: Limit::MAX,
+            };
+            let page = store.sessions(&Tenant::default(), &query).await.unwrap();
+            assert_eq!(page.items, expected, "{position:?} {before:?}");
+            assert!(!page.has_more);
+        }
+    }
+}
+
 pub async fn a_walk_of_the_listing_meets_every_session_that_was_there(subject: &dyn Subject) {
     let store = subject.store().await;
     let before = open_mixed(&store, 60).await;

@@ -104,6 +104,7 @@ macro_rules! store_conformance {
             listing:
                 sessions_are_listed_newest_first,
                 every_combination_of_filters_holds,
+                a_position_need_not_be_that_of_a_session,
                 a_walk_of_the_listing_meets_every_session_that_was_there,
                 a_change_of_status_moves_a_session_between_listings;
             erasing:

@@ -165,15 +165,17 @@ pub async fn a_page_ends_before_it_is_too_large(subject: &dyn Subject) {
     open(&store, &key).await;
     let expected = store_mixed(&store, &key, 40).await;
     for order in ORDERS {
-        for payload_bytes_max in [0, 1, 20, 70, 71, 200, 1_000, 10_000] {
+        let in_order = in_order(expected.clone(), order);
+        let three = in_order[..3].iter();
+        let three: usize = three.map(|event| event.payload.as_str().len()).sum();
+        for payload_bytes_max in [0, 1, 20, 70, three - 1, three, three + 1, 1_000, 10_000] {
             let mut query = EventQuery {
                 order,
                 limit: the("10"),
                 payload_bytes_max,
                 ..everything()
             };
-            let rest = in_order(expected.clone(), order);
-            let mut rest = rest.as_slice();
+            let mut rest = in_order.as_slice();
             while !rest.is_empty() {
                 let page = store.events(&key, &query).await.unwrap();
                 let count = fitting(rest, payload_bytes_max).min(10);
@@ -238,15 +240,26 @@ pub async fn a_position_need_not_be_that_of_an_event(subject: &dyn Subject) {
                 Order::Ascending => EventPosition::from(*event) > position,
                 Order::Descending => EventPosition::from(*event) < position,
             };
-            let expected = all.iter().filter(beyond).cloned().collect();
-            let query = EventQuery {
-                order,
-                after: Some(position.clone()),
-                limit: the("3"),
-                ..everything()
-            };
-            let read = walk(&store, &key, query).await;
-            assert_eq!(read, in_order(expected, order), "{position:?}");
+            // Inside of a filter's range, and on either side of it.
+            for (since, until) in [(None, None), (Some(at(3)), Some(at(5))), (Some(at(6)), None)] {
+                let filter = EventFilter {
+                    event_type: None,
+                    since,
+                    until,
+                };
+                let there = all.iter().filter(beyond);
+                let expected = there.filter(|event| passes(&filter, event));
+                let expected = in_order(expected.cloned().collect(), order);
+                let query = EventQuery {
+                    filter,
+                    order,
+                    after: Some(position.clone()),
+                    limit: the("3"),
+                    ..everything()
+                };
+                let read = walk(&store, &key, query).await;
+                assert_eq!(read, expected, "{position:?} {since:?} {until:?}");
+            }
         }
     }
 }

@@ -6,7 +6,6 @@ use rusqlite::{CachedStatement, Connection, Row, params, params_from_iter, types
 
 use super::{
     fault::{Fault, Result},
-    refusal,
     row::{parsed, text, time},
     sessions::{self, Standing},
 };
@@ -15,7 +14,7 @@ use crate::{
         self, Appended, Error, Event, EventId, EventPosition, EventQuery, JsonObject, Order, Page, SessionId,
         SessionKey, Timestamp,
     },
-    store::Append,
+    store::{Append, refusal},
 };
 
 const INSERT: &str = "INSERT INTO events (session, event_id, seq, timestamp, type, payload) \

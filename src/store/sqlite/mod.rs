@@ -30,7 +30,6 @@ mod events;
 mod fault;
 mod lock;
 mod reader;
-mod refusal;
 mod row;
 mod schema;
 mod sessions;

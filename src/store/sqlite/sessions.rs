@@ -4,7 +4,6 @@ use rusqlite::{Connection, Row, params, params_from_iter, types::Value};
 
 use super::{
     fault::{Fault, Result},
-    refusal,
     row::{optional_parsed, optional_text, optional_time, parsed, text, time},
 };
 use crate::{
@@ -12,7 +11,7 @@ use crate::{
         End, Expected, JsonObject, Page, Session, SessionKey, SessionPatch, SessionQuery, Status, Tenant,
         Timestamp,
     },
-    store::Opened,
+    store::{Opened, refusal},
 };
 
 /// What [`session`] reads, from column 2 on; the first two are `id` and `forget_at`.

@@ -1,4 +1,4 @@
-//! The words in which the store refuses a caller.
+//! The words in which a store refuses a caller.
 
 use crate::domain::{Error, EventId, Kind, SessionId};
 
