@@ -114,6 +114,8 @@ async fn serve_on(
     let limits = ServerLimits {
         connections_max: config.connections_max,
         idle_connection: Duration::from_millis(config.idle_connection_ms),
+        // A request's head, its body, and the wait for its answer.
+        stalled_connection: Duration::from_millis(2 * config.idle_connection_ms + config.body_wait_ms_max),
         shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
     };
     let url = format!("http://{}", server.address());

@@ -4,7 +4,10 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use futures_util::FutureExt;
-use poem::{Endpoint, IntoResponse, Middleware, Request, Response, Result, http::HeaderValue};
+use poem::{
+    Endpoint, IntoResponse, Middleware, Request, Response, Result,
+    http::{HeaderValue, header},
+};
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -13,7 +16,7 @@ use super::{
     problem::{Code, Problem},
     spec::RouteTable,
 };
-use crate::domain::{Error, FieldError};
+use crate::domain::{Error, FieldError, error::FAULTS_TOLD_MAX};
 
 const REQUEST_ID: &str = "X-Request-Id";
 
@@ -67,9 +70,12 @@ impl<E: Endpoint> Endpoint for Enveloped<E> {
         let span = tracing::info_span!("request", request_id = %id.0, trace_id);
         let mut response = self.answer(request, &id).instrument(span).await;
 
+        let headers = response.headers_mut();
         if let Ok(value) = HeaderValue::from_str(&id.0) {
-            response.headers_mut().insert(REQUEST_ID, value);
+            headers.insert(REQUEST_ID, value);
         }
+        // A proxy that kept an answer would serve it stale (I3).
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         tracing::info!(
             target: "colloquy::http",
             %method,
@@ -133,6 +139,9 @@ impl<E: Endpoint> Enveloped<E> {
                 field,
                 message: message.to_owned(),
             });
+            if faults.len() == FAULTS_TOLD_MAX {
+                break;
+            }
         }
         match faults.is_empty() {
             true => Ok(QueryString(pairs)),

@@ -90,13 +90,25 @@ parameter!(SessionId, shape::id("call-42"));
 parameter!(EventId, shape::id("turn-001"));
 parameter!(UserId, shape::id("user-7"));
 parameter!(EventType, shape::event_type());
-parameter!(Timestamp, shape::timestamp("2026-09-01T08:00:00.000Z"));
 parameter!(
     Status,
     shape::one_of(&["initiated", "active", "completed", "failed"])
 );
 parameter!(Order, shape::with_default(shape::one_of(&["asc", "desc"]), "asc"));
 parameter!(Limit, shape::limit());
+
+impl Parameter for Timestamp {
+    fn schema() -> MetaSchema {
+        shape::timestamp("2026-09-01T08:00:00.000Z")
+    }
+
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        text.parse().map_err(|rule| match text.contains(' ') {
+            true => "must be an RFC 3339 date and time; in a URL, the + of an offset is written %2B",
+            false => rule,
+        })
+    }
+}
 
 impl PathParameter for SessionId {
     const NAME: &'static str = "sessionId";
@@ -154,7 +166,7 @@ impl<'a, T: PathParameter> ApiExtractor<'a> for Path<T> {
         _body: &mut RequestBody,
         options: ExtractParamOptions<T>,
     ) -> Result<Self> {
-        // poem leaves out what does not decode to UTF-8, which the empty string stands in for: no id is empty.
+        // The route has this parameter, so it is there; the empty string stands in for what can't be: no id is empty.
         let text = request.raw_path_param(options.name).unwrap_or_default();
         Ok(Self(T::parse(text).map_err(|rule| {
             Problem::from(Error::parameter(T::NAME, rule))
@@ -237,18 +249,28 @@ fn read_etags(text: &str) -> Option<Expected> {
         return Some(Expected::Any);
     }
     let mut versions = Vec::new();
-    for tag in text.split(',').map(str::trim) {
-        let (weak, quoted) = match tag.strip_prefix("W/") {
+    let (mut rest, mut tags) = (text, 0);
+    loop {
+        // Section 5.6.1.2: a list may have empty elements.
+        rest = rest.trim_start_matches([' ', '\t', ',']);
+        if rest.is_empty() {
+            return (tags > 0).then_some(Expected::OneOf(versions));
+        }
+        let (weak, quoted) = match rest.strip_prefix("W/") {
             Some(quoted) => (true, quoted),
-            None => (false, tag),
+            None => (false, rest),
         };
-        let opaque = quoted.strip_prefix('"')?.strip_suffix('"')?;
-        if opaque.contains('"') {
+        // A comma may stand within the quotes.
+        let (opaque, behind) = quoted.strip_prefix('"')?.split_once('"')?;
+        rest = behind.trim_start_matches([' ', '\t']);
+        if !rest.is_empty() && !rest.starts_with(',') {
             return None;
         }
-        versions.extend(opaque.parse::<i64>().ok().filter(|_| !weak));
+        tags += 1;
+        // Tags are compared as text: 01 is not the tag of version 1.
+        let version = opaque.parse::<i64>().ok();
+        versions.extend(version.filter(|version| !weak && version.to_string() == opaque));
     }
-    Some(Expected::OneOf(versions))
 }
 
 impl RequestContent for NewSession {
@@ -330,10 +352,9 @@ impl<'a, T: RequestContent> ApiExtractor<'a> for Body<T> {
         let encoding = content_encoding(request)?;
         let received = tokio::time::timeout(limits.wait_max, receive(body, limits.bytes_max)).await;
         let bytes = received.map_err(|_| {
-            let seconds = limits.wait_max.as_secs();
             Problem::new(
                 Code::RequestTimeout,
-                format!("the body took longer than {seconds} s to arrive"),
+                format!("the body took longer than {:?} to arrive", limits.wait_max),
             )
         })??;
         if T::OPTIONAL && bytes.is_empty() {
@@ -460,7 +481,9 @@ mod tests {
             Some(Expected::OneOf(vec![3, 5]))
         );
         assert_eq!(read_etags("W/\"3\""), Some(Expected::OneOf(vec![])));
-        for bad in ["3", "\"3", "3\"", "", "\"3\" \"4\"", "*,\"3\""] {
+        assert_eq!(read_etags("\"01\",\"+1\""), Some(Expected::OneOf(vec![])));
+        assert_eq!(read_etags(", \"1,2\",, \"3\","), Some(Expected::OneOf(vec![3])));
+        for bad in ["3", "\"3", "3\"", "", ",", "\"3\" \"4\"", "*,\"3\"", "w/\"3\""] {
             assert_eq!(read_etags(bad), None, "{bad}");
         }
     }

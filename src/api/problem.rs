@@ -6,7 +6,11 @@
 
 use std::fmt;
 
-use poem::{IntoResponse, Response, error::ResponseError, http::StatusCode};
+use poem::{
+    IntoResponse, Response,
+    error::{ParsePathError, ResponseError},
+    http::StatusCode,
+};
 
 use crate::domain::{Error, FieldError, Kind, json::ObjectWriter};
 
@@ -162,6 +166,9 @@ impl From<Error> for Problem {
 /// What poem itself refuses, as one of ours.
 impl From<&poem::Error> for Problem {
     fn from(error: &poem::Error) -> Self {
+        if error.is::<ParsePathError>() {
+            return Error::parameter("path", "is not UTF-8 once it is decoded").into();
+        }
         match error.status().as_u16() {
             404 => Self::new(
                 Code::RouteNotFound,

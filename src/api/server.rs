@@ -1,7 +1,8 @@
 //! The listening socket: connections bounded, small packets sent at once, and a way to stop that loses nothing.
 //!
-//! poem's own acceptor sets no TCP_NODELAY, spins when the process is out of file descriptors, and takes any number
-//! of connections; this one mends the three.
+//! poem's own acceptor sets no TCP_NODELAY, spins when the process is out of file descriptors, takes any number of
+//! connections, and waits for ever for the rest of a request's head, or for a peer to take its answer; this one mends
+//! the four.
 
 use std::{
     io,
@@ -22,6 +23,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, Sleep},
 };
 
 /// What bounds the server (I9).
@@ -31,6 +33,9 @@ pub struct ServerLimits {
     pub connections_max: usize,
     /// A connection on which nothing moves for this long is closed.
     pub idle_connection: Duration,
+    /// Longest from the first byte of a request to the first of its answer, and between two parts of an answer that
+    /// the peer takes; a connection that is slower is cut off.
+    pub stalled_connection: Duration,
     /// How long requests in flight may take once the server was asked to stop.
     pub shutdown_grace: Duration,
 }
@@ -76,6 +81,7 @@ impl BoundServer {
             listener: self.listener,
             address: LocalAddr(self.address.into()),
             places: Arc::new(Semaphore::new(limits.connections_max)),
+            stalled: limits.stalled_connection,
         };
         Server::new_with_acceptor(acceptor)
             .idle_timeout(limits.idle_connection)
@@ -88,6 +94,7 @@ struct BoundedAcceptor {
     listener: TcpListener,
     address: LocalAddr,
     places: Arc<Semaphore>,
+    stalled: Duration,
 }
 
 impl Acceptor for BoundedAcceptor {
@@ -107,6 +114,7 @@ impl Acceptor for BoundedAcceptor {
                 stream.set_nodelay(true)?;
                 let connection = Connection {
                     stream,
+                    stall: Stall::new(self.stalled),
                     _place: place,
                 };
                 Ok((
@@ -125,10 +133,66 @@ impl Acceptor for BoundedAcceptor {
     }
 }
 
-/// A connection and its place among those allowed.
+/// A connection, its place among those allowed, and how long it may stall.
 struct Connection {
     stream: TcpStream,
+    stall: Stall,
     _place: OwnedSemaphorePermit,
+}
+
+/// The time by which a connection must get on. It is set anew by every write that the peer took a part of, and by the
+/// first read after one, which is where a request begins; not by the reads that follow, so that a request sent byte
+/// by byte does not hold its connection for ever.
+struct Stall {
+    max: Duration,
+    deadline: Pin<Box<Sleep>>,
+    in_request: bool,
+}
+
+impl Stall {
+    fn new(max: Duration) -> Self {
+        Self {
+            max,
+            deadline: Box::pin(tokio::time::sleep(max)),
+            in_request: false,
+        }
+    }
+
+    fn was_read(&mut self) {
+        if !self.in_request {
+            self.in_request = true;
+            self.restart();
+        }
+    }
+
+    fn was_written(&mut self) {
+        self.in_request = false;
+        self.restart();
+    }
+
+    fn restart(&mut self) {
+        self.deadline.as_mut().reset(Instant::now() + self.max);
+    }
+
+    /// What a stream that has nothing to say says: wait, or that the time is over.
+    fn pending<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let over = || Err(io::Error::new(io::ErrorKind::TimedOut, "the connection stalled"));
+        self.deadline.as_mut().poll(cx).map(|()| over())
+    }
+
+    fn of_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Pending => self.pending(cx),
+            Poll::Ready(written) => {
+                self.was_written();
+                Poll::Ready(written)
+            }
+        }
+    }
 }
 
 impl AsyncRead for Connection {
@@ -137,13 +201,20 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+            Poll::Pending => self.stall.pending(cx),
+            Poll::Ready(read) => {
+                self.stall.was_read();
+                Poll::Ready(read)
+            }
+        }
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.stall.of_write(cx, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -159,7 +230,8 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.stall.of_write(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

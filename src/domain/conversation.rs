@@ -5,7 +5,7 @@
 //! required, since without it a repeated import would open a second session, and `complete` may say `endedAt`.
 
 use super::{
-    error::{Error, FieldError, Kind, Result},
+    error::{Error, FAULTS_TOLD_MAX, FieldError, Kind, Result},
     event::{Event, NewEvent},
     id::SessionId,
     json::{Fields, ObjectWriter, elements},
@@ -21,9 +21,6 @@ pub struct Conversation {
     pub events: Vec<NewEvent>,
     pub end: Option<End>,
 }
-
-/// Faults of one conversation that are told; a conversation of ten thousand bad events needs no ten thousand words.
-const FAULTS_TOLD_MAX: usize = 20;
 
 impl Conversation {
     /// Reads one line.

@@ -41,6 +41,9 @@ pub enum Kind {
     Internal,
 }
 
+/// Faults of one object that are told; a body of a hundred thousand bad fields needs no hundred thousand words.
+pub const FAULTS_TOLD_MAX: usize = 20;
+
 /// One field that breaks a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldError {

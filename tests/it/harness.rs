@@ -195,29 +195,25 @@ pub async fn expect_problem(request: RequestBuilder, status: u16, code: &str) ->
 
 /// Checks that an answer is a problem with this status and code, and whole. Gives the problem.
 pub async fn problem(response: Response, status: u16, code: &str) -> Value {
-    let content_type = response.headers()["content-type"]
-        .to_str()
-        .expect("text")
-        .to_owned();
-    let request_id = response.headers()["x-request-id"]
-        .to_str()
-        .expect("text")
-        .to_owned();
+    let header = |name: &str| response.headers()[name].to_str().expect("text").to_owned();
+    let (content_type, request_id) = (header("content-type"), header("x-request-id"));
     let problem = json(response, status).await;
+    assert_problem(&problem, &content_type, &request_id, status, code);
+    problem
+}
+
+/// Checks that a body is a problem with this status and code, whole, and the one its headers speak of.
+pub fn assert_problem(problem: &Value, content_type: &str, request_id: &str, status: u16, code: &str) {
     assert_eq!(content_type, "application/problem+json", "{problem}");
     assert_eq!(problem["code"], code, "{problem}");
     assert_eq!(problem["status"], status, "{problem}");
-    assert_eq!(
-        problem["type"],
-        format!("urn:colloquy:problem:{code}"),
-        "{problem}"
-    );
-    assert_eq!(problem["requestId"], request_id.as_str(), "{problem}");
+    let type_uri = format!("urn:colloquy:problem:{code}");
+    assert_eq!(problem["type"], type_uri, "{problem}");
+    assert_eq!(problem["requestId"], request_id, "{problem}");
     for text in ["title", "detail"] {
         assert!(
             problem[text].as_str().is_some_and(|text| !text.is_empty()),
             "{problem}"
         );
     }
-    problem
 }

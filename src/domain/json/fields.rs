@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use jiter::{Jiter, JiterError, JiterErrorType, JsonErrorType};
 
 use super::{DEPTH_MAX, Refusal, abridged};
-use crate::domain::error::{Error, FieldError, Kind, Result};
+use crate::domain::error::{Error, FAULTS_TOLD_MAX, FieldError, Kind, Result};
 
 /// The fields of one JSON object whose fields we know, each still as text.
 ///
@@ -31,7 +31,8 @@ impl<'a> Fields<'a> {
             Error::new(Kind::MalformedJson, format!("the JSON is not UTF-8 at byte {at}"))
         })?;
         let mut source = Jiter::new(bytes);
-        let fields = Self::members(&mut source, text).map_err(|error| malformed(&source, &error, prefix))?;
+        let fields =
+            Self::members(&mut source, text).map_err(|error| refused(bytes, &source, &error, prefix))?;
         Ok(Self {
             prefix,
             fields,
@@ -116,10 +117,14 @@ impl<'a> Fields<'a> {
     /// Builds the value from what was taken.
     ///
     /// # Errors
-    /// [`Kind::TooLarge`] or [`Kind::Invalid`] with every fault found.
+    /// [`Kind::TooLarge`] or [`Kind::Invalid`] with every fault of a field that we know, and of the others so many that
+    /// they are [`FAULTS_TOLD_MAX`] in all.
     pub fn finish<T>(mut self, build: impl FnOnce() -> Option<T>) -> Result<T> {
         self.fields.sort_by(|a, b| a.0.cmp(&b.0));
         for (name, _) in std::mem::take(&mut self.fields) {
+            if self.faults.len() >= FAULTS_TOLD_MAX {
+                break;
+            }
             // A field taken once and still there was sent twice; so was one that stands here twice.
             self.fault(
                 &abridged(&name),
@@ -138,31 +143,34 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn malformed(source: &Jiter<'_>, error: &JiterError, prefix: &str) -> Error {
-    match &error.error_type {
-        JiterErrorType::WrongType { .. }
-        | JiterErrorType::JsonError(JsonErrorType::RecursionLimitExceeded) => {
-            let message = match &error.error_type {
-                JiterErrorType::WrongType { .. } => String::from("must be a JSON object"),
-                JiterErrorType::JsonError(_) => {
-                    format!("is nested more than {DEPTH_MAX} levels deep")
-                }
-            };
-            let field = match prefix.trim_end_matches('.') {
-                "" => String::from("body"),
-                prefix => prefix.to_owned(),
-            };
-            Error::of_fields(Kind::Invalid, vec![FieldError { field, message }])
+/// What is not JSON at all is told from JSON that is not an object we can read.
+fn refused(bytes: &[u8], source: &Jiter<'_>, error: &JiterError, prefix: &str) -> Error {
+    let message = match &error.error_type {
+        JiterErrorType::WrongType { .. } => {
+            let mut whole = Jiter::new(bytes);
+            match whole.next_skip().and_then(|()| whole.finish()) {
+                Err(error) => return refused(bytes, &whole, &error, prefix),
+                Ok(()) => String::from("must be a JSON object"),
+            }
+        }
+        JiterErrorType::JsonError(JsonErrorType::RecursionLimitExceeded) => {
+            format!("is nested more than {DEPTH_MAX} levels deep")
+        }
+        JiterErrorType::JsonError(JsonErrorType::NumberOutOfRange) => {
+            String::from("holds a number of too many digits")
         }
         JiterErrorType::JsonError(syntax) => {
             let at = source.error_position(error.index);
             let (line, column) = (at.line, at.column);
-            Error::new(
-                Kind::MalformedJson,
-                format!("not valid JSON at line {line}, column {column}: {syntax}"),
-            )
+            let detail = format!("not valid JSON at line {line}, column {column}: {syntax}");
+            return Error::new(Kind::MalformedJson, detail);
         }
-    }
+    };
+    let field = match prefix.trim_end_matches('.') {
+        "" => String::from("body"),
+        prefix => prefix.to_owned(),
+    };
+    Error::of_fields(Kind::Invalid, vec![FieldError { field, message }])
 }
 
 #[cfg(test)]
@@ -183,6 +191,15 @@ mod tests {
     }
 
     #[test]
+    fn the_number_of_faults_told_is_bounded() {
+        let text: Vec<String> = (0..1000).map(|at| format!("\"f{at}\":1")).collect();
+        let text = format!("{{{}}}", text.join(","));
+        let fields = Fields::split(text.as_bytes(), "").unwrap();
+        let error = fields.finish(|| Some(())).unwrap_err();
+        assert_eq!(error.fields().len(), FAULTS_TOLD_MAX);
+    }
+
+    #[test]
     fn malformed_json_is_told_from_wrong_json() {
         let kind = |text: &str| Fields::split(text.as_bytes(), "").err().map(|error| error.kind());
         assert_eq!(kind("{\"a\":}"), Some(Kind::MalformedJson));
@@ -190,7 +207,13 @@ mod tests {
         assert_eq!(kind(""), Some(Kind::MalformedJson));
         assert_eq!(kind("[1]"), Some(Kind::Invalid));
         assert_eq!(kind("null"), Some(Kind::Invalid));
+        assert_eq!(kind("[1"), Some(Kind::MalformedJson));
+        assert_eq!(kind("nul"), Some(Kind::MalformedJson));
         assert_eq!(kind(&"[".repeat(100_000)), Some(Kind::Invalid));
+        assert_eq!(
+            kind(&format!("{{\"a\":{}}}", "9".repeat(100_000))),
+            Some(Kind::Invalid)
+        );
         assert_eq!(
             kind(&format!("{{\"a\":{}", "[".repeat(100_000))),
             Some(Kind::Invalid)
