@@ -91,10 +91,14 @@ pub async fn serve(config: &Config, address_file: Option<&Path>) -> Result<(), A
     let service = open(config).await?;
     let served = serve_on(config, &service, address_file, stop).await;
     service.close().await;
-    if served.is_ok() {
-        tracing::info!("stopped; nothing was left unfinished");
+    match served? {
+        0 => tracing::info!("stopped; nothing was left unfinished"),
+        requests => tracing::warn!(
+            requests,
+            "stopped; requests were cut off at the end of the grace time"
+        ),
     }
-    served
+    Ok(())
 }
 
 async fn serve_on(
@@ -102,7 +106,7 @@ async fn serve_on(
     service: &Service,
     address_file: Option<&Path>,
     stop: impl Future<Output = ()>,
-) -> Result<(), AppError> {
+) -> Result<usize, AppError> {
     let listen = config.listen.as_str();
     let server = BoundServer::bind(listen)
         .await
@@ -139,10 +143,16 @@ async fn serve_on(
 
 /// Writes the file so that whoever waits for it never sees half of it.
 fn write_whole(path: &Path, text: &str) -> io::Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
+    let partial = partial(path);
     std::fs::write(&partial, text)?;
     std::fs::rename(partial, path)
+}
+
+/// Where a file is written before it is whole.
+fn partial(path: &Path) -> PathBuf {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    partial.into()
 }
 
 /// Does the store's chores at start and then every so often.
@@ -211,16 +221,43 @@ pub async fn export(
     output: Option<PathBuf>,
 ) -> Result<Exported, AppError> {
     let service = open(config).await?;
-    let mut out: Box<dyn io::Write + Send> = match output {
-        Some(path) => {
-            let file = std::fs::File::create(&path);
-            Box::new(file.map_err(|error| AppError::Write(path.display().to_string(), error))?)
+    let exported = match output {
+        Some(path) => export_to_file(&service, only, &path).await,
+        None => {
+            let exported = export::export(&service, &Tenant::default(), only, &mut io::stdout()).await;
+            exported.map_err(AppError::from)
         }
-        None => Box::new(io::stdout()),
     };
-    let exported = export::export(&service, &Tenant::default(), only, out.as_mut()).await;
     service.close().await;
-    Ok(exported?)
+    exported
+}
+
+/// Exports to a file that takes its name when it is whole: a failed export leaves an earlier one as it was.
+async fn export_to_file(
+    service: &Service,
+    only: Option<SessionId>,
+    path: &Path,
+) -> Result<Exported, AppError> {
+    let failed = |error| AppError::Write(path.display().to_string(), error);
+    // A pipe or a device can only be written to, not replaced.
+    let replace = path.is_file() || !path.exists();
+    let target = if replace { partial(path) } else { path.to_owned() };
+    let mut file = std::fs::File::create(&target).map_err(failed)?;
+    let exported = export::export(service, &Tenant::default(), only, &mut file).await;
+    if !replace {
+        return Ok(exported?);
+    }
+    match exported {
+        Ok(exported) => {
+            let kept = file.sync_all().and_then(|()| std::fs::rename(&target, path));
+            kept.map(|()| exported).map_err(failed)
+        }
+        Err(error) => {
+            // Why the export failed is more to the point than what became of its remains.
+            let _ = std::fs::remove_file(&target);
+            Err(error.into())
+        }
+    }
 }
 
 /// `colloquy compact`: writes the embedded store's file anew.

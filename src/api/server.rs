@@ -8,13 +8,16 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
 use poem::{
-    Endpoint, Server,
+    Endpoint, Request, Server,
     http::uri::Scheme,
     listener::Acceptor,
     web::{LocalAddr, RemoteAddr},
@@ -64,7 +67,8 @@ impl BoundServer {
         self.address
     }
 
-    /// Serves until `stop` resolves, then finishes the requests in flight within the grace time.
+    /// Serves until `stop` resolves, then finishes the requests in flight within the grace time; gives how many did not
+    /// make it and were cut off.
     ///
     /// # Errors
     /// None in practice: a failing accept is logged and tried again.
@@ -73,10 +77,19 @@ impl BoundServer {
         endpoint: E,
         limits: ServerLimits,
         stop: impl Future<Output = ()>,
-    ) -> io::Result<()>
+    ) -> io::Result<usize>
     where
         E: Endpoint + 'static,
     {
+        let cut_off = Arc::new(CutOff::default());
+        let endpoint = Watched {
+            inner: endpoint,
+            cut_off: Arc::clone(&cut_off),
+        };
+        let stop = async {
+            stop.await;
+            cut_off.stopping.store(true, Ordering::Relaxed);
+        };
         let acceptor = BoundedAcceptor {
             listener: self.listener,
             address: LocalAddr(self.address.into()),
@@ -86,7 +99,48 @@ impl BoundServer {
         Server::new_with_acceptor(acceptor)
             .idle_timeout(limits.idle_connection)
             .run_with_graceful_shutdown(endpoint, stop, Some(limits.shutdown_grace))
-            .await
+            .await?;
+        Ok(cut_off.requests.load(Ordering::Relaxed))
+    }
+}
+
+/// Requests that were given up while the server was stopping.
+#[derive(Default)]
+struct CutOff {
+    stopping: AtomicBool,
+    requests: AtomicUsize,
+}
+
+/// An endpoint whose requests are counted when they are dropped unfinished.
+struct Watched<E> {
+    inner: E,
+    cut_off: Arc<CutOff>,
+}
+
+impl<E: Endpoint> Endpoint for Watched<E> {
+    type Output = E::Output;
+
+    async fn call(&self, request: Request) -> poem::Result<Self::Output> {
+        let mut unfinished = Unfinished {
+            cut_off: &self.cut_off,
+            finished: false,
+        };
+        let outcome = self.inner.call(request).await;
+        unfinished.finished = true;
+        outcome
+    }
+}
+
+struct Unfinished<'a> {
+    cut_off: &'a CutOff,
+    finished: bool,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if !self.finished && self.cut_off.stopping.load(Ordering::Relaxed) {
+            self.cut_off.requests.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 

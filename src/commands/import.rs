@@ -16,6 +16,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -51,6 +52,12 @@ const BYTES_IN_FLIGHT_MAX: usize = 64 * 1024 * 1024;
 
 /// Bytes of payload in one batch of events.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Longest that a call is repeated while the store is overloaded.
+const OVERLOADED_MAX: Duration = Duration::from_secs(60);
+
+/// How long to wait before calling an overloaded store again.
+const OVERLOADED_PAUSE: Duration = Duration::from_millis(10);
 
 /// What an import did.
 #[derive(Debug, Default)]
@@ -314,7 +321,7 @@ impl Import {
         } = conversation;
         let key = SessionKey::new(self.tenant.clone(), id.clone());
         session.id = Some(id);
-        let opened = match self.service.open(&self.tenant, session).await {
+        let opened = match patiently(|| self.service.open(&self.tenant, session.clone())).await {
             Ok(opened) => opened,
             Err(error) if is_fatal(&error) => return Err(error),
             Err(error) => {
@@ -338,6 +345,7 @@ impl Import {
             refused += self.append(line, &key, batch).await?;
         }
         match end {
+            Some(_) if opened.session.status.has_ended() => Ok(()),
             Some(_) if refused > 0 => {
                 self.tell(
                     line,
@@ -345,7 +353,7 @@ impl Import {
                 );
                 Ok(())
             }
-            Some(end) => self.service.complete(&key, &end).await.map(|_| ()),
+            Some(end) => patiently(|| self.service.complete(&key, &end)).await.map(|_| ()),
             None => Ok(()),
         }
     }
@@ -354,7 +362,8 @@ impl Import {
     async fn append(&self, line: u64, key: &SessionKey, batch: Vec<NewEvent>) -> Result<usize, Error> {
         let ids: Vec<_> = batch.iter().map(|event| event.id.clone()).collect();
         let mut refused = 0;
-        for (id, outcome) in ids.iter().zip(self.service.append_batch(key, batch).await?) {
+        let outcomes = patiently(|| self.service.append_batch(key, batch.clone())).await?;
+        for (id, outcome) in ids.iter().zip(outcomes) {
             let counts = &self.summary.events;
             match outcome {
                 Ok(appended) if appended.replayed => Counts::add(&counts.replayed, 1),
@@ -382,6 +391,22 @@ impl Import {
 
     fn advance(&self, bytes: usize) {
         self.progress.advance(bytes as u64, || self.summary.so_far());
+    }
+}
+
+/// Calls again while the store is overloaded, which it is with the other conversations of this import.
+async fn patiently<T, C>(mut call: impl FnMut() -> C) -> Result<T, Error>
+where
+    C: Future<Output = Result<T, Error>>,
+{
+    let started = Instant::now();
+    loop {
+        match call().await {
+            Err(error) if error.kind() == Kind::Overloaded && started.elapsed() < OVERLOADED_MAX => {
+                tokio::time::sleep(OVERLOADED_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
     }
 }
 

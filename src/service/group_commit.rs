@@ -6,17 +6,20 @@
 //!
 //! What is promised:
 //! - A unit (the events of one request) is never split over two groups, so that its events keep their order.
-//! - A group that fails for a reason of its own is driven again unit by unit, so that one poisoned event never
-//!   fails its neighbours. Appending is idempotent, so doing it twice is harmless. A store that is away fails the
-//!   whole group at once instead: asking it again for every unit would only make the wait longer.
+//! - A group that fails for a reason of its own, or panics the store, is driven again unit by unit, so that one
+//!   poisoned event never fails its neighbours. Appending is idempotent, so doing it twice is harmless. A store that
+//!   is away fails what is left of the group at once instead: asking it again for every unit would only make the wait
+//!   longer.
 //! - The queue is bounded in events and bytes; past that, [`Kind::Overloaded`].
 //! - A caller that goes away changes nothing for the others: its events are stored all the same.
 
 use std::{
     collections::VecDeque,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures_util::FutureExt;
 use tokio::sync::{Notify, oneshot};
 
 use crate::{
@@ -95,7 +98,7 @@ impl GroupCommit {
         if let Some(slot) = self.0.enqueue(unit)? {
             tokio::spawn(flush(slot));
         }
-        // The sender is dropped unsent only when a flush panicked or the runtime is going down.
+        // The sender is dropped unsent only when the runtime is going down.
         outcome
             .await
             .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the append was interrupted")))
@@ -168,7 +171,7 @@ impl Shared {
     }
 }
 
-/// The right to have a group under way; given back when the queue is empty, or when a flush panics.
+/// The right to have a group under way; given back when the queue is empty, or when the flush is dropped.
 struct Slot {
     shared: Arc<Shared>,
     held: bool,
@@ -205,29 +208,54 @@ async fn store_group(store: &dyn Store, group: Vec<Unit>) {
         .flat_map(|unit| unit.appends.iter().cloned())
         .collect();
     let count = batch.len();
-    match store.append(batch).await {
-        Ok(outcomes) if outcomes.len() == count => {
+    match append(store, batch).await {
+        Ok(outcomes) => {
             let mut outcomes = outcomes.into_iter();
             for unit in group {
                 let own = outcomes.by_ref().take(unit.appends.len()).collect();
                 unit.answer(Ok(own));
             }
         }
-        Ok(_) => {
-            let error = Error::new(Kind::Internal, "the store lost count of a group of appends");
-            fail(group, &error);
-        }
         Err(error) if error.kind() == Kind::Internal && group.len() > 1 => {
             tracing::warn!(error = %error, units = group.len(), "a group of appends failed; trying each by itself");
-            for unit in group {
-                let outcome = store.append(unit.appends.clone()).await;
-                unit.answer(outcome);
-            }
+            drive_each(store, group).await;
         }
         Err(error) => {
             tracing::error!(error = %error, source = ?std::error::Error::source(&error), events = count, "a group of appends failed");
             fail(group, &error);
         }
+    }
+}
+
+/// Appends every unit by itself, up to the first one that finds the store away.
+async fn drive_each(store: &dyn Store, group: Vec<Unit>) {
+    let mut units = group.into_iter();
+    while let Some(unit) = units.next() {
+        match append(store, unit.appends.clone()).await {
+            Err(error) if error.kind() == Kind::Unavailable => {
+                fail(units.collect(), &error);
+                unit.answer(Err(error));
+                return;
+            }
+            outcome => unit.answer(outcome),
+        }
+    }
+}
+
+/// [`Store::append`], with one outcome an event whatever the store does: units that wait behind a panic would
+/// otherwise wait for ever.
+async fn append(store: &dyn Store, batch: Vec<Append>) -> Outcomes {
+    let count = batch.len();
+    match AssertUnwindSafe(store.append(batch)).catch_unwind().await {
+        Ok(Ok(outcomes)) if outcomes.len() != count => Err(Error::new(
+            Kind::Internal,
+            "the store lost count of a group of appends",
+        )),
+        Ok(outcomes) => outcomes,
+        Err(_panic) => Err(Error::new(
+            Kind::Internal,
+            "the store panicked over a group of appends",
+        )),
     }
 }
 

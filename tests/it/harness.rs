@@ -119,10 +119,24 @@ impl Server {
 
     /// SIGTERM, without waiting.
     pub fn ask_to_stop(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends the signal of this name.
+    pub fn signal(&self, name: &str) {
         let status = Command::new("kill")
-            .args(["-TERM", &self.pid().to_string()])
+            .args([&format!("-{name}"), &self.pid().to_string()])
             .status();
         assert!(status.expect("kill runs").success());
+    }
+
+    /// Waits until the server has logged this.
+    pub async fn logged(&self, text: &str) {
+        let started = Instant::now();
+        while !self.log().contains(text) {
+            assert!(started.elapsed() < PATIENCE, "never logged: {text}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// SIGTERM; gives how the server exited.
@@ -151,6 +165,13 @@ impl Drop for Server {
             eprintln!("--- the server's log\n{}", self.log());
         }
     }
+}
+
+/// The most memory that the process has used so far, in KiB; `None` once it is gone.
+pub fn peak_memory_kib(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim_end_matches("kB").trim().parse().ok()
 }
 
 /// The store that a server in `folder` uses.

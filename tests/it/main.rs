@@ -1,7 +1,11 @@
 //! The integration tests: one binary, one file a subject. They drive the real `colloquy` over HTTP and its command
-//! line; nothing here reaches into the library but for the stores' conformance suite and the configuration.
+//! line; nothing here reaches into the library but for the stores' conformance suite, the configuration and the group
+//! commit, whose store must fail on demand.
 
+mod conversations;
 mod harness;
+mod ledger;
+mod random;
 mod refusal;
 mod talk;
 mod wire;
@@ -13,14 +17,23 @@ mod config;
 #[path = "../../src/store/conformance/mod.rs"]
 mod conformance;
 mod connections;
+mod crash;
 mod envelope;
 mod event_batches;
 mod event_pages;
 mod events;
+mod group_commit;
 mod house;
+mod import_export;
+mod import_faults;
+mod limits;
 mod openapi;
 mod payloads;
+mod races;
+mod request_log;
 mod session_lists;
 mod session_patches;
 mod sessions;
+mod shutdown;
+mod startup;
 mod store_sqlite;

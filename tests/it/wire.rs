@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -91,6 +92,11 @@ impl Wire {
         }
     }
 
+    /// Whether nothing has come that was not looked at yet, the end of the connection included.
+    pub fn is_silent(&self) -> bool {
+        self.received.is_empty() && self.stream.peek(&mut [0]).now_or_never().is_none()
+    }
+
     /// Reads some; `false` when the server has closed the connection.
     async fn receive(&mut self) -> bool {
         let mut buffer = vec![0; 64 * 1024];
@@ -172,6 +178,18 @@ pub async fn exchange(server: &Server, bytes: impl AsRef<[u8]>) -> Answer {
     };
     wire.send(bytes.as_ref()).await;
     wire.answer_to(method).await
+}
+
+/// Begins a POST with a JSON body of so many bytes, and waits until the server asks for them: the request is in flight.
+pub async fn begin_post(server: &Server, path: &str, body_bytes: usize) -> Wire {
+    let mut wire = Wire::to(server).await;
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nexpect: 100-continue\r\n\
+         content-length: {body_bytes}\r\n\r\n"
+    );
+    wire.send(head).await;
+    assert_eq!(wire.answer().await.status, 100);
+    wire
 }
 
 fn find(bytes: &[u8], part: &[u8]) -> Option<usize> {

@@ -1,0 +1,478 @@
+//! Group commit in front of a store that is slow, fails, panics or can't count: what it promises to each caller.
+//!
+//! The faults can't be had from a real store on demand, so this is one of the few places that drive the library.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use colloquy::{
+    domain::{
+        Appended, End, Error, Event, EventId, EventQuery, Expected, Kind, NewEvent, Page, Result, Session,
+        SessionKey, SessionPatch, SessionQuery, Tenant, Timestamp,
+    },
+    service::{GroupCommit, GroupLimits},
+    store::{Append, Opened, Store, Upkeep},
+};
+use futures_util::FutureExt;
+use tokio::sync::Semaphore;
+
+/// What the store does with a call.
+#[derive(Clone, Copy)]
+enum Deed {
+    Store,
+    Fail(Kind),
+    Panic,
+    Miscount,
+}
+
+/// Given the event ids of a call.
+type Script = Box<dyn Fn(&[String]) -> Deed + Send + Sync>;
+
+/// A store that does with each call what its script says, once the gate lets the call through.
+struct Scripted {
+    script: Script,
+    /// The event ids of each call, in the order of the calls.
+    calls: Mutex<Vec<Vec<String>>>,
+    entered: Semaphore,
+    gate: Semaphore,
+}
+
+impl Scripted {
+    fn new(script: impl Fn(&[String]) -> Deed + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            script: Box::new(script),
+            calls: Mutex::default(),
+            entered: Semaphore::new(0),
+            gate: Semaphore::new(0),
+        })
+    }
+
+    /// Whatever holds the event `bad` meets `deed`; all else is stored.
+    fn poisoned(deed: Deed) -> Arc<Self> {
+        Self::new(move |ids| match ids.iter().any(|id| id == "bad") {
+            true => deed,
+            false => Deed::Store,
+        })
+    }
+
+    fn calls(&self) -> Vec<Vec<String>> {
+        self.calls.lock().expect("no panic in here").clone()
+    }
+
+    /// Waits until a call is at the gate.
+    async fn entered(&self) {
+        let entered = tokio::time::timeout(PATIENCE, self.entered.acquire()).await;
+        entered.expect("the store is called").expect("open").forget();
+    }
+
+    /// Lets every call through from now on.
+    fn open_gate(&self) {
+        self.gate.add_permits(1_000);
+    }
+}
+
+#[async_trait]
+impl Store for Scripted {
+    async fn append(&self, batch: Vec<Append>) -> Result<Vec<Result<Appended>>> {
+        let ids: Vec<_> = batch.iter().map(|append| append.event.id.to_string()).collect();
+        self.calls.lock().expect("no panic in here").push(ids.clone());
+        self.entered.add_permits(1);
+        self.gate.acquire().await.expect("open").forget();
+        let mut outcomes: Vec<_> = batch.into_iter().map(stored).collect();
+        match (self.script)(&ids) {
+            Deed::Store => Ok(outcomes),
+            Deed::Fail(kind) => Err(Error::new(kind, "as the test says")),
+            Deed::Panic => panic!("as the test says"),
+            Deed::Miscount => {
+                outcomes.pop();
+                Ok(outcomes)
+            }
+        }
+    }
+
+    async fn open(&self, _: &Tenant, _: Session, _: Timestamp) -> Result<Opened> {
+        unreachable!("group commit only appends")
+    }
+
+    async fn session(&self, _: &SessionKey) -> Result<Session> {
+        unreachable!("group commit only appends")
+    }
+
+    async fn sessions(&self, _: &Tenant, _: &SessionQuery) -> Result<Page<Session>> {
+        unreachable!("group commit only appends")
+    }
+
+    async fn patch(&self, _: &SessionKey, _: &SessionPatch, _: &Expected) -> Result<Session> {
+        unreachable!("group commit only appends")
+    }
+
+    async fn end(&self, _: &SessionKey, _: &End, _: Timestamp) -> Result<Session> {
+        unreachable!("group commit only appends")
+    }
+
+    async fn erase(&self, _: &SessionKey, _: Timestamp) -> Result<()> {
+        unreachable!("group commit only appends")
+    }
+
+    async fn events(&self, _: &SessionKey, _: &EventQuery) -> Result<Page<Event>> {
+        unreachable!("group commit only appends")
+    }
+
+    async fn event(&self, _: &SessionKey, _: &EventId) -> Result<Event> {
+        unreachable!("group commit only appends")
+    }
+
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn upkeep(&self, _: Timestamp) -> Result<Upkeep> {
+        Ok(Upkeep::default())
+    }
+
+    async fn close(&self) {}
+}
+
+/// An event named `ended` is refused on its own; any other is stored.
+fn stored(append: Append) -> Result<Appended> {
+    if append.event.id.as_str() == "ended" {
+        return Err(Error::new(Kind::SessionEnded, "as the test says"));
+    }
+    let event = Event {
+        id: append.event.id,
+        session: append.key.id,
+        seq: append.seq,
+        event_type: append.event.event_type,
+        payload: append.event.payload,
+        timestamp: append.now,
+    };
+    Ok(Appended {
+        event,
+        replayed: false,
+    })
+}
+
+/// A bound that keeps a broken test from hanging.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const LIMITS: GroupLimits = GroupLimits {
+    queue_events_max: 100,
+    queue_bytes_max: 10_000,
+    group_events_max: 100,
+    group_bytes_max: 10_000,
+    flush_slots: 1,
+};
+
+fn append_of(id: &str, payload: &str) -> Append {
+    let text = format!(r#"{{"eventId":"{id}","type":"system","payload":{{"text":"{payload}"}}}}"#);
+    Append {
+        key: SessionKey::new(Tenant::default(), "s".parse().expect("an id")),
+        event: NewEvent::read(text.as_bytes(), "").expect("an event"),
+        now: Timestamp::EPOCH,
+        seq: 1,
+    }
+}
+
+/// The events of one request.
+fn unit(ids: &[&str]) -> Vec<Append> {
+    ids.iter().map(|id| append_of(id, "")).collect()
+}
+
+type Outcomes = Result<Vec<Result<Appended>>>;
+type Waiting = Pin<Box<dyn Future<Output = Outcomes> + Send>>;
+
+/// Hands the unit over; what comes back is to be awaited for its outcome.
+fn hand_over(commit: &GroupCommit, unit: Vec<Append>) -> Waiting {
+    let commit = commit.clone();
+    let mut waiting: Waiting = Box::pin(async move { commit.append(unit).await });
+    assert!(
+        (&mut waiting).now_or_never().is_none(),
+        "the store has not answered yet"
+    );
+    waiting
+}
+
+async fn outcome(waiting: Waiting) -> Outcomes {
+    tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .expect("every append is answered")
+}
+
+/// The unit was stored: one outcome an event, each with its own event.
+async fn is_stored(waiting: Waiting, ids: &[&str]) {
+    let outcomes = outcome(waiting).await.expect("stored");
+    let stored: Vec<_> = outcomes
+        .into_iter()
+        .map(|outcome| outcome.expect("stored").event.id.to_string())
+        .collect();
+    assert_eq!(stored, ids);
+}
+
+async fn fails_with(waiting: Waiting, kind: Kind) {
+    assert_eq!(outcome(waiting).await.expect_err("refused").kind(), kind);
+}
+
+/// A group commit whose only slot is taken by the unit `first`, which waits at the gate.
+async fn busy(store: &Arc<Scripted>, limits: GroupLimits) -> (GroupCommit, Waiting) {
+    let commit = GroupCommit::new(Arc::clone(store) as Arc<dyn Store>, limits);
+    let first = hand_over(&commit, unit(&["first"]));
+    store.entered().await;
+    (commit, first)
+}
+
+#[tokio::test]
+async fn an_append_leaves_at_once_when_a_slot_is_free() {
+    let store = Scripted::new(|_| Deed::Store);
+    let (_commit, first) = busy(&store, LIMITS).await;
+    assert_eq!(store.calls(), [["first"]]);
+    store.open_gate();
+    is_stored(first, &["first"]).await;
+}
+
+#[tokio::test]
+async fn appends_that_wait_for_a_slot_leave_together_and_in_order() {
+    let store = Scripted::new(|_| Deed::Store);
+    let (commit, first) = busy(&store, LIMITS).await;
+    let second = hand_over(&commit, unit(&["b1", "b2"]));
+    let third = hand_over(&commit, unit(&["c1"]));
+    assert_eq!(store.calls().len(), 1, "the slot is taken");
+    store.open_gate();
+    is_stored(first, &["first"]).await;
+    is_stored(second, &["b1", "b2"]).await;
+    is_stored(third, &["c1"]).await;
+    assert_eq!(store.calls(), [vec!["first"], vec!["b1", "b2", "c1"]]);
+}
+
+#[tokio::test]
+async fn a_unit_is_never_split_and_a_full_group_takes_no_further_one() {
+    let store = Scripted::new(|_| Deed::Store);
+    let limits = GroupLimits {
+        group_events_max: 3,
+        ..LIMITS
+    };
+    let (commit, first) = busy(&store, limits).await;
+    let units: [&[&str]; 4] = [
+        &["a1", "a2"],
+        &["b1", "b2"],
+        &["c1", "c2", "c3", "c4", "c5"],
+        &["d1"],
+    ];
+    let waiting: Vec<_> = units.iter().map(|ids| hand_over(&commit, unit(ids))).collect();
+    store.open_gate();
+    is_stored(first, &["first"]).await;
+    for (waiting, ids) in waiting.into_iter().zip(units) {
+        is_stored(waiting, ids).await;
+    }
+    let groups = [
+        vec!["first"],
+        vec!["a1", "a2", "b1", "b2"],
+        vec!["c1", "c2", "c3", "c4", "c5"],
+        vec!["d1"],
+    ];
+    assert_eq!(store.calls(), groups);
+}
+
+#[tokio::test]
+async fn a_group_is_bounded_in_bytes_too() {
+    let store = Scripted::new(|_| Deed::Store);
+    let limits = GroupLimits {
+        group_bytes_max: 500,
+        ..LIMITS
+    };
+    let (commit, first) = busy(&store, limits).await;
+    let large = || vec![append_of("large", &"x".repeat(600))];
+    let waiting = [hand_over(&commit, large()), hand_over(&commit, large())];
+    store.open_gate();
+    is_stored(first, &["first"]).await;
+    for waiting in waiting {
+        is_stored(waiting, &["large"]).await;
+    }
+    assert_eq!(store.calls(), [["first"], ["large"], ["large"]]);
+}
+
+#[tokio::test]
+async fn no_more_groups_are_under_way_than_there_are_slots() {
+    let store = Scripted::new(|_| Deed::Store);
+    let limits = GroupLimits {
+        flush_slots: 2,
+        ..LIMITS
+    };
+    let (commit, first) = busy(&store, limits).await;
+    let second = hand_over(&commit, unit(&["second"]));
+    store.entered().await;
+    let third = hand_over(&commit, unit(&["third"]));
+    tokio::task::yield_now().await;
+    assert_eq!(store.calls(), [["first"], ["second"]]);
+    store.open_gate();
+    for (waiting, id) in [(first, "first"), (second, "second"), (third, "third")] {
+        is_stored(waiting, &[id]).await;
+    }
+    assert_eq!(store.calls(), [["first"], ["second"], ["third"]]);
+}
+
+#[tokio::test]
+async fn a_poisoned_unit_fails_alone() {
+    for deed in [Deed::Fail(Kind::Internal), Deed::Panic, Deed::Miscount] {
+        let store = Scripted::poisoned(deed);
+        let (commit, first) = busy(&store, LIMITS).await;
+        let before = hand_over(&commit, unit(&["before"]));
+        let bad = hand_over(&commit, unit(&["bad", "beside"]));
+        let after = hand_over(&commit, unit(&["after"]));
+        store.open_gate();
+        is_stored(first, &["first"]).await;
+        is_stored(before, &["before"]).await;
+        fails_with(bad, Kind::Internal).await;
+        is_stored(after, &["after"]).await;
+        let calls = [
+            vec!["first"],
+            vec!["before", "bad", "beside", "after"],
+            vec!["before"],
+            vec!["bad", "beside"],
+            vec!["after"],
+        ];
+        assert_eq!(store.calls(), calls);
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_is_refused_is_nobody_elses_failure() {
+    let store = Scripted::new(|_| Deed::Store);
+    let (commit, first) = busy(&store, LIMITS).await;
+    let mixed = hand_over(&commit, unit(&["a", "ended", "b"]));
+    let other = hand_over(&commit, unit(&["c"]));
+    store.open_gate();
+    is_stored(first, &["first"]).await;
+    let outcomes = outcome(mixed).await.expect("stored");
+    let kinds: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| outcome.as_ref().err().map(Error::kind))
+        .collect();
+    assert_eq!(kinds, [None, Some(Kind::SessionEnded), None]);
+    is_stored(other, &["c"]).await;
+    assert_eq!(store.calls().len(), 2, "nothing was driven again");
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_fails_the_group_at_once() {
+    let store = Scripted::poisoned(Deed::Fail(Kind::Unavailable));
+    let (commit, first) = busy(&store, LIMITS).await;
+    let waiting = [&["a"], &["bad"], &["b"]].map(|ids| hand_over(&commit, unit(ids)));
+    store.open_gate();
+    is_stored(first, &["first"]).await;
+    for waiting in waiting {
+        fails_with(waiting, Kind::Unavailable).await;
+    }
+    assert_eq!(store.calls(), [vec!["first"], vec!["a", "bad", "b"]]);
+}
+
+#[tokio::test]
+async fn a_store_that_goes_away_while_units_are_driven_again_is_not_asked_for_each() {
+    let store = Scripted::new(|ids| match ids {
+        [_, _, _] => Deed::Fail(Kind::Internal),
+        [id] if id == "b" => Deed::Fail(Kind::Unavailable),
+        _ => Deed::Store,
+    });
+    let (commit, first) = busy(&store, LIMITS).await;
+    let [a, b, c] = [&["a"], &["b"], &["c"]].map(|ids| hand_over(&commit, unit(ids)));
+    store.open_gate();
+    is_stored(first, &["first"]).await;
+    is_stored(a, &["a"]).await;
+    fails_with(b, Kind::Unavailable).await;
+    fails_with(c, Kind::Unavailable).await;
+    assert_eq!(
+        store.calls(),
+        [vec!["first"], vec!["a", "b", "c"], vec!["a"], vec!["b"]]
+    );
+}
+
+#[tokio::test]
+async fn whoever_waits_behind_a_panic_is_served_all_the_same() {
+    let store = Scripted::new(|ids| match ids {
+        [id] if id == "first" => Deed::Panic,
+        _ => Deed::Store,
+    });
+    let (commit, first) = busy(&store, LIMITS).await;
+    let behind = hand_over(&commit, unit(&["behind"]));
+    store.open_gate();
+    fails_with(first, Kind::Internal).await;
+    is_stored(behind, &["behind"]).await;
+    commit.drain().await;
+}
+
+#[tokio::test]
+async fn what_a_caller_sent_is_stored_though_the_caller_went_away() {
+    let store = Scripted::new(|_| Deed::Store);
+    let (commit, first) = busy(&store, LIMITS).await;
+    drop(hand_over(&commit, unit(&["gone"])));
+    let second = hand_over(&commit, unit(&["second"]));
+    drop(first);
+    store.open_gate();
+    is_stored(second, &["second"]).await;
+    assert_eq!(store.calls(), [vec!["first"], vec!["gone", "second"]]);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_takes_again_once_there_is_room() {
+    let store = Scripted::new(|_| Deed::Store);
+    let limits = GroupLimits {
+        queue_events_max: 3,
+        queue_bytes_max: 1_000,
+        ..LIMITS
+    };
+    let (commit, first) = busy(&store, limits).await;
+    let waiting = hand_over(&commit, unit(&["a", "b"]));
+    let too_many = commit.append(unit(&["c", "d"])).await;
+    assert_eq!(too_many.expect_err("full").kind(), Kind::Overloaded);
+    let too_large = commit.append(vec![append_of("large", &"x".repeat(1_000))]).await;
+    assert_eq!(too_large.expect_err("full").kind(), Kind::Overloaded);
+    let last = hand_over(&commit, unit(&["e"]));
+    store.open_gate();
+    is_stored(first, &["first"]).await;
+    is_stored(waiting, &["a", "b"]).await;
+    is_stored(last, &["e"]).await;
+    is_stored(
+        Box::pin(async move { commit.append(unit(&["c", "d"])).await }),
+        &["c", "d"],
+    )
+    .await;
+    assert_eq!(
+        store.calls(),
+        [vec!["first"], vec!["a", "b", "e"], vec!["c", "d"]]
+    );
+}
+
+#[tokio::test]
+async fn an_empty_queue_takes_a_unit_larger_than_its_limits() {
+    let store = Scripted::new(|_| Deed::Store);
+    let limits = GroupLimits {
+        queue_events_max: 1,
+        queue_bytes_max: 10,
+        ..LIMITS
+    };
+    let (commit, first) = busy(&store, limits).await;
+    let large = hand_over(&commit, unit(&["a", "b", "c"]));
+    store.open_gate();
+    is_stored(first, &["first"]).await;
+    is_stored(large, &["a", "b", "c"]).await;
+}
+
+#[tokio::test]
+async fn draining_waits_for_everything_that_was_accepted() {
+    let store = Scripted::poisoned(Deed::Panic);
+    let (commit, first) = busy(&store, LIMITS).await;
+    let waiting = [&["a"], &["bad"], &["b"]].map(|ids| hand_over(&commit, unit(ids)));
+    let mut drained = Box::pin(commit.drain());
+    assert!((&mut drained).now_or_never().is_none());
+    store.open_gate();
+    tokio::time::timeout(PATIENCE, drained).await.expect("drained");
+    assert_eq!(store.calls().len(), 5);
+    assert!((first).now_or_never().is_some());
+    for waiting in waiting {
+        assert!(waiting.now_or_never().is_some(), "answered before it was drained");
+    }
+}
