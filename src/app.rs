@@ -18,7 +18,7 @@ use crate::{
     },
     commands::{
         export::{self, ExportError, Exported},
-        import::{self, ImportError, ImportLimits, Source, Summary},
+        import::{self, ImportError, ImportLimits, Input, Source, Summary},
     },
     config::{Config, StoreUrl},
     domain::{Error, SessionId, Tenant},
@@ -34,6 +34,8 @@ use crate::{
 pub enum AppError {
     #[error("{0}")]
     Store(#[from] Error),
+    #[error("there is no store at {0}: nothing was ever kept there; name the store with --store")]
+    NoStore(String),
     #[error("can't listen on {0}: {1}")]
     Listen(String, #[source] io::Error),
     #[error("can't write {0}: {1}")]
@@ -44,6 +46,13 @@ pub enum AppError {
     Import(#[from] ImportError),
     #[error(transparent)]
     Export(#[from] ExportError),
+}
+
+impl AppError {
+    /// Whether the reader of standard output went away.
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Export(ExportError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
 }
 
 /// The use cases over the store that the configuration names.
@@ -118,8 +127,7 @@ async fn serve_on(
     let limits = ServerLimits {
         connections_max: config.connections_max,
         idle_connection: Duration::from_millis(config.idle_connection_ms),
-        // A request's head, its body, and the wait for its answer.
-        stalled_connection: Duration::from_millis(2 * config.idle_connection_ms + config.body_wait_ms_max),
+        stalled_connection: Duration::from_millis(config.stalled_connection_ms),
         shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
     };
     let url = format!("http://{}", server.address());
@@ -201,12 +209,14 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 /// # Errors
 /// As [`import::import`].
 pub async fn import(config: &Config, source: Source) -> Result<Summary, AppError> {
+    // Before the store, which would be made for nothing.
+    let input = Input::open(source)?;
     let service = open(config).await?;
     let limits = ImportLimits {
         conversations_in_flight: config.import_conversations_in_flight,
         line_bytes_max: config.import_line_bytes_max,
     };
-    let summary = import::import(service.clone(), Tenant::default(), source, limits).await;
+    let summary = import::import(service.clone(), Tenant::default(), input, limits).await;
     service.close().await;
     Ok(summary?)
 }
@@ -220,6 +230,7 @@ pub async fn export(
     only: Option<SessionId>,
     output: Option<PathBuf>,
 ) -> Result<Exported, AppError> {
+    must_exist(config)?;
     let service = open(config).await?;
     let exported = match output {
         Some(path) => export_to_file(&service, only, &path).await,
@@ -230,6 +241,15 @@ pub async fn export(
     };
     service.close().await;
     exported
+}
+
+/// Refuses to make a store only to find it empty, as a command run in the wrong folder would.
+fn must_exist(config: &Config) -> Result<(), AppError> {
+    let StoreUrl::Sqlite(path) = &config.store;
+    match path.exists() {
+        true => Ok(()),
+        false => Err(AppError::NoStore(path.display().to_string())),
+    }
 }
 
 /// Exports to a file that takes its name when it is whole: a failed export leaves an earlier one as it was.
@@ -265,6 +285,7 @@ async fn export_to_file(
 /// # Errors
 /// As [`SqliteStore::compact`].
 pub async fn compact(config: &Config) -> Result<(), AppError> {
+    must_exist(config)?;
     let StoreUrl::Sqlite(path) = &config.store;
     let store = SqliteStore::open(path, SqliteOptions::default())?;
     let compacted = store.compact().await;

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use colloquy::{
     api, app,
     app::AppError,
-    commands::{export::ExportError, import::Source},
+    commands::import::Source,
     config::{Config, Sources},
     domain::SessionId,
     telemetry,
@@ -132,6 +132,8 @@ fn main() -> ExitCode {
     };
     match runtime.block_on(run(command, &config)) {
         Ok(code) => code,
+        // Whoever read the output had enough of it, as `head` does.
+        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
             ExitCode::FAILURE
@@ -163,10 +165,7 @@ async fn run(command: Command, config: &Config) -> Result<ExitCode, AppError> {
                 }
             };
             let exported = app::export(config, only, output).await?;
-            eprintln!(
-                "exported {} sessions with {} events",
-                exported.sessions, exported.events
-            );
+            eprintln!("exported {exported}");
         }
         Command::Compact => app::compact(config).await?,
         Command::Openapi => {}
@@ -184,11 +183,6 @@ fn print(text: &str) -> ExitCode {
 }
 
 fn report(error: &AppError) {
-    if let AppError::Export(ExportError::Output(error)) = error
-        && error.kind() == std::io::ErrorKind::BrokenPipe
-    {
-        return;
-    }
     eprint!("colloquy: {error}");
     // The sources that the message does not tell already.
     let mut told = error.to_string();

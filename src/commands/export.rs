@@ -3,9 +3,12 @@
 //! What is written can be imported again, and the export of that is the same, byte for byte. Sessions and events
 //! are read a page at a time, so memory does not grow with the store.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    fmt,
+    io::{self, IsTerminal, Write},
+};
 
-use super::progress::Progress;
+use super::progress::{Progress, counted};
 use crate::{
     domain::{
         Error, EventFilter, Kind, Limit, Order, Session, SessionFilter, SessionId, SessionKey, Tenant,
@@ -28,6 +31,17 @@ pub enum ExportError {
 pub struct Exported {
     pub sessions: u64,
     pub events: u64,
+}
+
+impl fmt::Display for Exported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}, {}",
+            counted(self.sessions, "session"),
+            counted(self.events, "event")
+        )
+    }
 }
 
 /// Writes every session, or one, to `out`.

@@ -25,7 +25,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::progress::Progress;
+use super::progress::{Progress, counted};
 use crate::{
     domain::{Conversation, Error, Kind, NewEvent, SessionKey, Tenant, event::BATCH_EVENTS_MAX},
     service::Service,
@@ -101,7 +101,11 @@ impl Summary {
     }
 
     fn so_far(&self) -> String {
-        format!("{} sessions, {} events", self.sessions.done(), self.events.done())
+        format!(
+            "{}, {}",
+            counted(self.sessions.done(), "session"),
+            counted(self.events.done(), "event")
+        )
     }
 }
 
@@ -143,10 +147,14 @@ struct Import {
 pub async fn import(
     service: Service,
     tenant: Tenant,
-    source: Source,
+    input: Input,
     limits: ImportLimits,
 ) -> Result<Summary, ImportError> {
-    let (name, input, bytes) = open(source)?;
+    let Input {
+        name,
+        read: input,
+        bytes,
+    } = input;
     let import = Arc::new(Import {
         service,
         tenant,
@@ -185,24 +193,44 @@ pub async fn import(
         })
 }
 
-type Input = Box<dyn Read + Send>;
+/// An opened source.
+pub struct Input {
+    name: String,
+    read: Box<dyn Read + Send>,
+    /// How much there is, where that is known.
+    bytes: Option<u64>,
+}
 
-fn open(source: Source) -> Result<(String, Input, Option<u64>), ImportError> {
-    match source {
-        Source::Stdin => Ok(("standard input".to_owned(), Box::new(io::stdin()), None)),
-        Source::File(path) => {
-            let name = path.display().to_string();
-            let opened = std::fs::File::open(&path).and_then(|file| {
-                let metadata = file.metadata()?;
-                if metadata.is_dir() {
-                    return Err(io::Error::other("it is a directory"));
-                }
-                Ok((file, metadata.is_file().then_some(metadata.len())))
-            });
-            match opened {
-                Ok((file, bytes)) => Ok((name, Box::new(file), bytes)),
-                Err(error) => Err(ImportError::Input(name, error)),
+impl Input {
+    /// # Errors
+    /// [`ImportError::Input`]: there is no such file, it is a folder, or it may not be read.
+    pub fn open(source: Source) -> Result<Self, ImportError> {
+        let path = match source {
+            Source::File(path) => path,
+            Source::Stdin => {
+                let name = "standard input".to_owned();
+                return Ok(Self {
+                    name,
+                    read: Box::new(io::stdin()),
+                    bytes: None,
+                });
             }
+        };
+        let name = path.display().to_string();
+        let opened = std::fs::File::open(&path).and_then(|file| Ok((file.metadata()?, file)));
+        match opened {
+            Ok((metadata, _)) if metadata.is_dir() => {
+                Err(ImportError::Input(name, io::Error::other("it is a directory")))
+            }
+            Ok((metadata, file)) => {
+                let bytes = metadata.is_file().then_some(metadata.len());
+                Ok(Self {
+                    name,
+                    read: Box::new(file),
+                    bytes,
+                })
+            }
+            Err(error) => Err(ImportError::Input(name, error)),
         }
     }
 }
@@ -210,7 +238,7 @@ fn open(source: Source) -> Result<(String, Input, Option<u64>), ImportError> {
 /// Reads line by line and hands conversations to the workers; runs on a thread that may block.
 fn read_lines(
     import: &Import,
-    input: Input,
+    input: Box<dyn Read + Send>,
     limits: ImportLimits,
     queues: &[mpsc::Sender<Job>],
     runtime: &Handle,
@@ -219,11 +247,13 @@ fn read_lines(
     let mut input = BufReader::with_capacity(256 * 1024, input);
     let mut line = Vec::new();
     for number in 1.. {
-        let bytes = read_line(&mut input, &mut line, limits.line_bytes_max)?;
+        // The line's own end does not count.
+        let bytes_max = limits.line_bytes_max + 1;
+        let bytes = read_line(&mut input, &mut line, bytes_max)?;
         if bytes == 0 {
             break;
         }
-        if bytes > limits.line_bytes_max {
+        if bytes > bytes_max {
             import.refuse_line(
                 number,
                 bytes,
@@ -429,7 +459,8 @@ fn batches(events: Vec<NewEvent>) -> impl Iterator<Item = Vec<NewEvent>> {
 /// All faults of a line, in one line.
 fn told(error: &Error) -> String {
     match error.fields() {
-        [] => error.to_string(),
+        // A line of the file has no lines of its own.
+        [] => error.to_string().replace("at line 1, ", "at "),
         faults => {
             let told: Vec<_> = faults
                 .iter()

@@ -11,6 +11,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 /// How often a plain line is written where there is no terminal.
 const PLAIN_LINE_EVERY: Duration = Duration::from_secs(5);
 
+/// `1 session`, `2 sessions`.
+pub fn counted(count: u64, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
 /// Progress on standard error.
 pub struct Progress {
     bar: ProgressBar,

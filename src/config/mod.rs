@@ -67,6 +67,7 @@ config! {
     listen: Listen = text;
     shutdown_grace_ms: u64 = number(0..=600_000);
     idle_connection_ms: u64 = number(1_000..=3_600_000);
+    stalled_connection_ms: u64 = number(1_000..=3_600_000);
     connections_max: usize = number(1..=1_000_000);
     body_bytes_max: usize = number(512 * KIB..=64 * MIB);
     body_wait_ms_max: u64 = number(100..=600_000);

@@ -43,7 +43,7 @@ impl Conversation {
         let events = fields
             .required("events", |text| elements(text, usize::MAX))
             .unwrap_or_default();
-        let events = fields.gathered(read_events(&events));
+        let events = fields.gathered("events", read_events(&events));
         let end = fields.nested("complete", |text| {
             End::read_imported(text.as_bytes(), "complete.")
         });
@@ -63,13 +63,14 @@ fn read_events(texts: &[&str]) -> Result<Vec<NewEvent>> {
     let mut events = Vec::with_capacity(texts.len());
     let (mut faults, mut kind) = (Vec::new(), Kind::Invalid);
     for (at, text) in texts.iter().enumerate() {
-        match NewEvent::read(text.as_bytes(), &format!("events[{at}].")) {
+        let place = format!("events[{at}]");
+        match NewEvent::read(text.as_bytes(), &format!("{place}.")) {
             Ok(event) => events.push(event),
             Err(error) => {
                 if error.kind() == Kind::TooLarge {
                     kind = Kind::TooLarge;
                 }
-                faults.extend_from_slice(error.fields());
+                faults.extend(error.faults_of(&place));
                 if faults.len() >= FAULTS_TOLD_MAX {
                     break;
                 }

@@ -124,6 +124,17 @@ impl Error {
         &self.0.fields
     }
 
+    /// The fields at fault or, of an error that names none, the whole of `field`.
+    pub fn faults_of(&self, field: &str) -> Vec<FieldError> {
+        match self.fields() {
+            [] => vec![FieldError {
+                field: field.to_owned(),
+                message: self.detail().to_owned(),
+            }],
+            fields => fields.to_vec(),
+        }
+    }
+
     /// Whether there is no session to speak of, so that the failure is that of every event of a batch.
     pub fn is_of_session(&self) -> bool {
         matches!(self.kind(), Kind::SessionNotFound | Kind::SessionErased)

@@ -74,6 +74,8 @@ async fn a_connection_that_stalls_is_closed_wherever_it_stalls() {
         "--set",
         "idle_connection_ms=1000",
         "--set",
+        "stalled_connection_ms=1000",
+        "--set",
         "body_wait_ms_max=300",
     ];
     let untouched = Untouched::start(&limits).await;
@@ -101,6 +103,8 @@ async fn a_request_sent_byte_by_byte_does_not_hold_its_connection_for_ever() {
         "--set",
         "idle_connection_ms=1000",
         "--set",
+        "stalled_connection_ms=1000",
+        "--set",
         "body_wait_ms_max=100",
     ];
     let untouched = Untouched::start(&limits).await;
@@ -126,6 +130,8 @@ async fn a_peer_that_takes_no_answers_is_cut_off() {
     let limits = [
         "--set",
         "idle_connection_ms=1000",
+        "--set",
+        "stalled_connection_ms=1000",
         "--set",
         "body_wait_ms_max=100",
         "--set",

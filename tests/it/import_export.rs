@@ -243,7 +243,7 @@ fn one_session_can_be_exported_by_itself() {
         assert_same(text(&output.stdout), &format!("{}\n", line.text));
         assert_eq!(
             text(&output.stderr),
-            format!("exported 1 sessions with {} events\n", line.events)
+            format!("exported 1 session, {} events\n", line.events)
         );
     }
     let unknown = run(store.path(), &["export", "--session", "nobody"]);

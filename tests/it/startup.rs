@@ -232,7 +232,7 @@ fn a_place_that_cannot_be_written_is_a_clear_error() {
     let within_file = file.join("colloquy.db");
     says(
         &refusal(&format!("sqlite:{}", within_file.display())),
-        &["can't lock", "file", "Not a directory"],
+        &["can't open", "file", "Not a directory"],
     );
     says(
         &refusal(&format!("sqlite:{}", folder.path().display())),

@@ -81,16 +81,16 @@ impl<'a> Fields<'a> {
     /// Takes a field that is an object or an array of its own, whose reader names its faults itself.
     pub fn nested<T>(&mut self, name: &str, read: impl FnOnce(&'a str) -> Result<T>) -> Option<T> {
         let text = self.optional(name, Ok)?;
-        self.gathered(read(text))
+        self.gathered(name, read(text))
     }
 
     /// Takes a value that was read from a field already, or its faults.
-    pub fn gathered<T>(&mut self, outcome: Result<T>) -> Option<T> {
+    pub fn gathered<T>(&mut self, name: &str, outcome: Result<T>) -> Option<T> {
         match outcome {
             Ok(value) => Some(value),
             Err(error) => {
                 self.too_large |= error.kind() == Kind::TooLarge;
-                self.faults.extend_from_slice(error.fields());
+                self.faults.extend(error.faults_of(name));
                 None
             }
         }

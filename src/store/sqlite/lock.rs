@@ -23,7 +23,7 @@ impl Lock {
     pub(super) fn acquire(database: &Path) -> Result<Self, Error> {
         let path = lock_path(database);
         let failed = |error: io::Error| {
-            let detail = format!("can't lock {}: {error}", path.display());
+            let detail = format!("can't open {}: its lock file: {error}", database.display());
             Error::new(Kind::Unavailable, detail).with_source(error)
         };
         let mut file = OpenOptions::new()
