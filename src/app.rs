@@ -2,25 +2,29 @@
 //! backends.
 
 use std::{
-    io,
+    io::{self, IsTerminal},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Semaphore,
+};
 
 use crate::{
     api::{
         self,
-        extract::BodyLimits,
+        body::BodyLimits,
         server::{BoundServer, ServerLimits},
     },
     commands::{
         export::{self, ExportError, Exported},
         import::{self, ImportError, ImportLimits, Input, Source, Summary},
     },
-    config::{Config, StoreUrl},
+    config::{Config, Redacted, StoreUrl},
     domain::{Error, SessionId, Tenant},
     service::{GroupLimits, Limits, Service},
     store::{
@@ -123,6 +127,7 @@ async fn serve_on(
     let body = BodyLimits {
         bytes_max: config.body_bytes_max,
         wait_max: Duration::from_millis(config.body_wait_ms_max),
+        room: Arc::new(Semaphore::new(config.bodies_bytes_max / 1024)),
     };
     let limits = ServerLimits {
         connections_max: config.connections_max,
@@ -130,12 +135,12 @@ async fn serve_on(
         stalled_connection: Duration::from_millis(config.stalled_connection_ms),
         shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
     };
-    let url = format!("http://{}", server.address());
+    let url = format!("http://{}", reachable(server.address()));
     let endpoint = api::endpoint(service, body);
     if let Some(path) = address_file {
         write_whole(path, &url).map_err(|error| AppError::Write(path.display().to_string(), error))?;
     }
-    tracing::info!(store = %config.store, "Colloquy {} serves {url}", env!("CARGO_PKG_VERSION"));
+    tracing::info!(store = %Redacted(&config.store.to_string()), "Colloquy {} serves {url}", env!("CARGO_PKG_VERSION"));
     tracing::info!("try it in a browser: {url}/docs");
     let upkeep = tokio::spawn(upkeep(
         service.clone(),
@@ -147,6 +152,16 @@ async fn serve_on(
         .map_err(AppError::Server);
     upkeep.abort();
     served
+}
+
+/// The address with which this machine reaches the server: one that listens on all interfaces has none of its own.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
 }
 
 /// Writes the file so that whoever waits for it never sees half of it.
@@ -235,7 +250,9 @@ pub async fn export(
     let exported = match output {
         Some(path) => export_to_file(&service, only, &path).await,
         None => {
-            let exported = export::export(&service, &Tenant::default(), only, &mut io::stdout()).await;
+            // A bar and the conversations would tear each other up on one terminal.
+            let show = !io::stdout().is_terminal();
+            let exported = export::export(&service, &Tenant::default(), only, &mut io::stdout(), show).await;
             exported.map_err(AppError::from)
         }
     };
@@ -263,7 +280,7 @@ async fn export_to_file(
     let replace = path.is_file() || !path.exists();
     let target = if replace { partial(path) } else { path.to_owned() };
     let mut file = std::fs::File::create(&target).map_err(failed)?;
-    let exported = export::export(service, &Tenant::default(), only, &mut file).await;
+    let exported = export::export(service, &Tenant::default(), only, &mut file, true).await;
     if !replace {
         return Ok(exported?);
     }
@@ -280,15 +297,18 @@ async fn export_to_file(
     }
 }
 
-/// `colloquy compact`: writes the embedded store's file anew.
+/// `colloquy compact`: writes the embedded store's file anew; gives its size before and after, in bytes.
 ///
 /// # Errors
 /// As [`SqliteStore::compact`].
-pub async fn compact(config: &Config) -> Result<(), AppError> {
+pub async fn compact(config: &Config) -> Result<(u64, u64), AppError> {
     must_exist(config)?;
     let StoreUrl::Sqlite(path) = &config.store;
+    let bytes = || std::fs::metadata(path).map_or(0, |file| file.len());
+    let before = bytes();
     let store = SqliteStore::open(path, SqliteOptions::default())?;
     let compacted = store.compact().await;
     store.close().await;
-    Ok(compacted?)
+    compacted?;
+    Ok((before, bytes()))
 }

@@ -167,7 +167,10 @@ async fn run(command: Command, config: &Config) -> Result<ExitCode, AppError> {
             let exported = app::export(config, only, output).await?;
             eprintln!("exported {exported}");
         }
-        Command::Compact => app::compact(config).await?,
+        Command::Compact => {
+            let (before, after) = app::compact(config).await?;
+            print(&format!("compacted from {before} to {after} bytes\n"));
+        }
         Command::Openapi => {}
     }
     Ok(ExitCode::SUCCESS)

@@ -26,6 +26,8 @@ pub trait Operation: Send + Sync + 'static {
     type Body: Schema;
     /// The successes.
     const SUCCESSES: &'static [Success];
+    /// Whether it asks the store, which may be busy or away.
+    const ASKS_STORE: bool;
     /// The problems it can answer with, beyond those that any request can meet.
     const PROBLEMS: &'static [Code];
 }
@@ -53,7 +55,7 @@ pub const ETAG: Header = Header {
 pub const LOCATION: Header = Header {
     name: "Location",
     description: "The path of what was created.",
-    example: "/v1/sessions/call-42",
+    example: "/v1/sessions/call-42/events/turn-001",
 };
 pub const REPLAYED: Header = Header {
     name: "Idempotency-Replayed",
@@ -72,11 +74,20 @@ const RETRY_AFTER: Header = Header {
 };
 
 /// The problems any operation can answer with.
-const ALWAYS: &[Code] = &[Code::InvalidParameter, Code::Internal, Code::StoreUnavailable];
+const ALWAYS: &[Code] = &[Code::InvalidParameter, Code::Internal];
+
+/// The problems that any operation can answer with that asks the store.
+const OF_STORE: &[Code] = &[Code::Overloaded, Code::StoreUnavailable];
 
 /// All problems of an operation, by status.
 pub fn problems_of<O: Operation>() -> Vec<Code> {
-    let mut codes: Vec<Code> = O::PROBLEMS.iter().chain(ALWAYS).copied().collect();
+    let of_store = if O::ASKS_STORE { OF_STORE } else { &[] };
+    let mut codes: Vec<Code> = O::PROBLEMS
+        .iter()
+        .chain(ALWAYS)
+        .chain(of_store)
+        .copied()
+        .collect();
     codes.sort_by_key(|code| (code.status(), code.as_str()));
     codes
 }

@@ -96,6 +96,9 @@ impl<E: Endpoint> Enveloped<E> {
     async fn answer(&self, mut request: Request, id: &RequestId) -> Response {
         let path = request.uri().path().to_owned();
         let refuse = |problem: &Problem| problem.respond(&id.0, &self.routes.allowed(&path));
+        if let Err(problem) = self.precondition(&request) {
+            return refuse(&problem);
+        }
         match self.query_string(&request) {
             Ok(query) => request.set_data(query),
             Err(problem) => return refuse(&problem),
@@ -112,6 +115,18 @@ impl<E: Endpoint> Enveloped<E> {
                     Code::Internal,
                     "the request failed; the log has more under the request id",
                 ))
+            }
+        }
+    }
+
+    /// Refuses `If-Match` where it is not honoured: to go on as if it had matched is what it is there to prevent.
+    fn precondition(&self, request: &Request) -> Result<(), Problem> {
+        let (method, path) = (request.method(), request.uri().path());
+        let honoured = method.is_safe() || self.routes.takes_header(method, path, "If-Match");
+        match honoured || !request.headers().contains_key(header::IF_MATCH) {
+            true => Ok(()),
+            false => {
+                Err(Error::parameter("If-Match", "is not honoured by this operation; leave it out").into())
             }
         }
     }

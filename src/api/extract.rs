@@ -1,26 +1,17 @@
-//! What operations take: parameters and bodies, each parsed straight into a domain type.
+//! What operations take as parameters, each parsed straight into a domain type; bodies are in [`body`](super::body).
 //!
 //! poem-openapi's own extractors go through `serde_json::Value`, stop at the first fault and answer in their own
 //! words; these give the specification the same information, read the bytes once, and fail with a [`Problem`].
 
-use std::{io::Read, time::Duration};
-
-use bytes::{Bytes, BytesMut};
-use flate2::read::MultiGzDecoder;
-use futures_util::StreamExt;
 use poem::{Request, RequestBody, Result, http::header};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
-    registry::{MetaMediaType, MetaParamIn, MetaRequest, MetaSchema, MetaSchemaRef, Registry},
+    registry::{MetaParamIn, MetaSchema, MetaSchemaRef},
 };
 
-use super::{
-    problem::{Code, Problem},
-    shape::{self, Schema},
-};
+use super::{problem::Problem, shape};
 use crate::domain::{
-    End, Error, EventBatch, EventId, EventType, Expected, Limit, NewEvent, NewSession, Order, SessionId,
-    SessionPatch, Status, Timestamp, UserId, error::Result as DomainResult,
+    Error, EventId, EventType, Expected, Limit, Order, SessionId, Status, Timestamp, UserId,
 };
 
 /// A value that a parameter can carry.
@@ -49,28 +40,6 @@ pub struct Query<T>(pub Option<T>);
 
 /// The `If-Match` header, which may be left out.
 pub struct IfMatch(pub Expected);
-
-/// The body of a request.
-pub struct Body<T>(pub T);
-
-/// A type that the body of a request is read into.
-pub trait RequestContent: Sized + Send {
-    type Shape: Schema;
-    /// An empty body means `{}`.
-    const OPTIONAL: bool = false;
-    const CONTENT_TYPES: &'static [&'static str] = &[super::answer::JSON];
-
-    fn read(bytes: &[u8]) -> DomainResult<Self>;
-}
-
-/// The bounds of a request's body (I9).
-#[derive(Debug, Clone, Copy)]
-pub struct BodyLimits {
-    /// Largest body, in bytes, before and after decompression.
-    pub bytes_max: usize,
-    /// Longest that a body may take to arrive.
-    pub wait_max: Duration,
-}
 
 macro_rules! parameter {
     ($type:ty, $schema:expr) => {
@@ -271,201 +240,6 @@ fn read_etags(text: &str) -> Option<Expected> {
         let version = opaque.parse::<i64>().ok();
         versions.extend(version.filter(|version| !weak && version.to_string() == opaque));
     }
-}
-
-impl RequestContent for NewSession {
-    type Shape = shape::NewSession;
-    const OPTIONAL: bool = true;
-
-    fn read(bytes: &[u8]) -> DomainResult<Self> {
-        Self::read(bytes, "")
-    }
-}
-
-impl RequestContent for SessionPatch {
-    type Shape = shape::SessionPatch;
-    const CONTENT_TYPES: &'static [&'static str] = &["application/merge-patch+json", super::answer::JSON];
-
-    fn read(bytes: &[u8]) -> DomainResult<Self> {
-        Self::read(bytes)
-    }
-}
-
-impl RequestContent for End {
-    type Shape = shape::Completion;
-    const OPTIONAL: bool = true;
-
-    fn read(bytes: &[u8]) -> DomainResult<Self> {
-        Self::read(bytes)
-    }
-}
-
-impl RequestContent for NewEvent {
-    type Shape = shape::NewEvent;
-
-    fn read(bytes: &[u8]) -> DomainResult<Self> {
-        Self::read(bytes, "")
-    }
-}
-
-impl RequestContent for EventBatch {
-    type Shape = shape::EventBatch;
-
-    fn read(bytes: &[u8]) -> DomainResult<Self> {
-        Self::read(bytes)
-    }
-}
-
-impl<'a, T: RequestContent> ApiExtractor<'a> for Body<T> {
-    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
-
-    type ParamType = ();
-    type ParamRawType = ();
-
-    fn register(registry: &mut Registry) {
-        T::Shape::register(registry);
-    }
-
-    fn request_meta() -> Option<MetaRequest> {
-        let media = |content_type: &&'static str| MetaMediaType {
-            content_type,
-            schema: T::Shape::reference(),
-        };
-        Some(MetaRequest {
-            description: None,
-            content: T::CONTENT_TYPES.iter().map(media).collect(),
-            required: !T::OPTIONAL,
-        })
-    }
-
-    async fn from_request(
-        request: &'a Request,
-        body: &mut RequestBody,
-        _options: ExtractParamOptions<()>,
-    ) -> Result<Self> {
-        let limits = *request.data::<BodyLimits>().ok_or_else(|| {
-            Problem::new(
-                Code::Internal,
-                "the server was put together without limits for bodies",
-            )
-        })?;
-        let encoding = content_encoding(request)?;
-        let received = tokio::time::timeout(limits.wait_max, receive(body, limits.bytes_max)).await;
-        let bytes = received.map_err(|_| {
-            Problem::new(
-                Code::RequestTimeout,
-                format!("the body took longer than {:?} to arrive", limits.wait_max),
-            )
-        })??;
-        if T::OPTIONAL && bytes.is_empty() {
-            return Ok(Self(T::read(b"{}").map_err(Problem::from)?));
-        }
-        check_content_type(request, T::CONTENT_TYPES)?;
-        let bytes = match encoding {
-            Encoding::Identity => bytes,
-            Encoding::Gzip => gunzip(&bytes, limits.bytes_max)?,
-        };
-        Ok(Self(T::read(&bytes).map_err(Problem::from)?))
-    }
-}
-
-enum Encoding {
-    Identity,
-    Gzip,
-}
-
-fn content_encoding(request: &Request) -> Result<Encoding, Problem> {
-    let name = request
-        .headers()
-        .get(header::CONTENT_ENCODING)
-        .map(|value| value.to_str().unwrap_or("?"));
-    match name.map(str::to_ascii_lowercase).as_deref() {
-        None | Some("" | "identity") => Ok(Encoding::Identity),
-        Some("gzip" | "x-gzip") => Ok(Encoding::Gzip),
-        Some(_) => Err(Problem::new(
-            Code::UnsupportedMediaType,
-            "the Content-Encoding is not understood; send the body as it is, or gzip",
-        )),
-    }
-}
-
-fn check_content_type(request: &Request, accepted: &[&str]) -> Result<(), Problem> {
-    let sent = request.content_type().unwrap_or_default();
-    let essence = sent
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
-    let charset = sent.to_ascii_lowercase().split_once("charset=").map(|(_, rest)| {
-        rest.split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .trim_matches('"')
-            .to_owned()
-    });
-    let utf8 = charset.is_none_or(|charset| charset == "utf-8" || charset == "utf8");
-    if accepted.contains(&essence.as_str()) && utf8 {
-        return Ok(());
-    }
-    let wanted = accepted.join(" or ");
-    let detail = match sent {
-        "" => format!("the request has no Content-Type; send {wanted}"),
-        _ => format!("the Content-Type is not understood; send {wanted}, in UTF-8"),
-    };
-    Err(Problem::new(Code::UnsupportedMediaType, detail))
-}
-
-/// How much of a body that is too large is still read, and thrown away, before the answer: a client that is
-/// in the middle of sending sees a closed connection instead of the answer otherwise.
-const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
-
-/// Reads the body whole. The limit is on the bytes that arrive, whatever Content-Length says.
-async fn receive(body: &mut RequestBody, bytes_max: usize) -> Result<Bytes, Problem> {
-    let Ok(body) = body.take() else {
-        return Ok(Bytes::new());
-    };
-    let mut stream = body.into_bytes_stream();
-    let mut received = BytesMut::new();
-    let mut length: usize = 0;
-    while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|_| Problem::new(Code::BadRequest, "the body broke off"))?;
-        length += chunk.len();
-        if length > bytes_max.saturating_add(DRAIN_BYTES_MAX) {
-            break;
-        }
-        if length <= bytes_max {
-            received.extend_from_slice(&chunk);
-        }
-    }
-    if length > bytes_max {
-        Err(too_large(bytes_max))
-    } else {
-        Ok(received.freeze())
-    }
-}
-
-/// Unpacks no more than the limit and one byte, however well the bytes are packed.
-fn gunzip(packed: &[u8], bytes_max: usize) -> Result<Bytes, Problem> {
-    let mut bytes = Vec::new();
-    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
-    MultiGzDecoder::new(packed)
-        .take(limit)
-        .read_to_end(&mut bytes)
-        .map_err(|_| Problem::new(Code::BadRequest, "the body says it is gzip, and is not"))?;
-    if bytes.len() > bytes_max {
-        Err(too_large(bytes_max))
-    } else {
-        Ok(bytes.into())
-    }
-}
-
-fn too_large(bytes_max: usize) -> Problem {
-    Problem::new(
-        Code::ContentTooLarge,
-        format!("the body is larger than the limit of {bytes_max} bytes"),
-    )
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! - [`routes`]: the operations, one function each. Start here.
 //! - [`operations`]: what each of them can answer, as a table.
 //! - [`shape`], [`wire`]: the JSON of the API: what it looks like, and how it is written.
-//! - [`extract`]: parameters and bodies, parsed straight into domain types.
+//! - [`extract`], [`body`]: parameters and bodies, parsed straight into domain types.
 //! - [`answer`]: turns both into responses and into entries of the document.
 //! - [`problem`]: failures; the only place that knows their status codes.
 //! - [`envelope`]: what is around every request: id, log line, uniform errors.
@@ -14,6 +14,7 @@ use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make_sync};
 use poem_openapi::OpenApiService;
 
 pub mod answer;
+pub mod body;
 pub mod envelope;
 pub mod extract;
 pub mod operations;
@@ -25,8 +26,8 @@ pub mod spec;
 pub mod wire;
 
 use self::{
+    body::BodyLimits,
     envelope::Envelope,
-    extract::BodyLimits,
     routes::{ConversationApi, HealthApi},
 };
 use crate::{domain::Tenant, service::Service};

@@ -4,8 +4,8 @@ use super::{
     answer::{ETAG, Header, LOCATION, Operation, REPLAYED, Success, problems_of},
     problem::Code::{
         self, BadRequest, ContentTooLarge, EventIdReused, EventNotFound, InvalidCursor, MalformedJson,
-        Overloaded, RequestTimeout, SessionEnded, SessionErased, SessionNotFound, UnsupportedMediaType,
-        ValidationFailed, VersionMismatch,
+        RequestTimeout, SessionEnded, SessionErased, SessionNotFound, UnsupportedMediaType, ValidationFailed,
+        VersionMismatch,
     },
     shape,
 };
@@ -13,7 +13,7 @@ use super::{
 macro_rules! operations {
     ($($name:ident $id:literal -> $body:ident {
         $($status:literal $description:literal [$($header:ident),*],)+
-    } $problems:expr;)*) => {
+    } $problems:expr, asks_store: $asks_store:literal;)*) => {
         $(
             pub struct $name;
 
@@ -28,6 +28,7 @@ macro_rules! operations {
                     },)+
                 ];
                 const PROBLEMS: &'static [Code] = $problems;
+                const ASKS_STORE: bool = $asks_store;
             }
         )*
 
@@ -42,50 +43,50 @@ operations! {
     OpenSession "openSession" -> Session {
         201 "The session was opened." [LOCATION, ETAG],
         200 "There is a session with this id already; here it is, untouched." [ETAG],
-    } &[BadRequest, MalformedJson, RequestTimeout, SessionErased, ContentTooLarge, UnsupportedMediaType, ValidationFailed];
+    } &[BadRequest, MalformedJson, RequestTimeout, SessionErased, ContentTooLarge, UnsupportedMediaType, ValidationFailed], asks_store: true;
 
     GetSession "getSession" -> SessionWithEvents {
         200 "The session and a page of its events." [ETAG],
-    } &[InvalidCursor, SessionNotFound, SessionErased];
+    } &[InvalidCursor, SessionNotFound, SessionErased], asks_store: true;
 
     ListSessions "listSessions" -> SessionPage {
         200 "A page of sessions." [],
-    } &[InvalidCursor];
+    } &[InvalidCursor], asks_store: true;
 
     UpdateSession "updateSession" -> Session {
         200 "The session as it is now." [ETAG],
-    } &[BadRequest, MalformedJson, RequestTimeout, SessionNotFound, SessionErased, VersionMismatch, ContentTooLarge, UnsupportedMediaType, ValidationFailed];
+    } &[BadRequest, MalformedJson, RequestTimeout, SessionNotFound, SessionErased, VersionMismatch, ContentTooLarge, UnsupportedMediaType, ValidationFailed], asks_store: true;
 
     CompleteSession "completeSession" -> Session {
         200 "The session as the first call ended it." [ETAG],
-    } &[BadRequest, MalformedJson, RequestTimeout, SessionNotFound, SessionErased, ContentTooLarge, UnsupportedMediaType, ValidationFailed];
+    } &[BadRequest, MalformedJson, RequestTimeout, SessionNotFound, SessionErased, ContentTooLarge, UnsupportedMediaType, ValidationFailed], asks_store: true;
 
     DeleteSession "deleteSession" -> Nothing {
         204 "The session is erased, or never was." [],
-    } &[];
+    } &[], asks_store: true;
 
     AppendEvent "appendEvent" -> Event {
         201 "The event was stored." [LOCATION],
         200 "A replay: the event was there already; here it is as stored." [REPLAYED],
-    } &[BadRequest, MalformedJson, RequestTimeout, SessionNotFound, SessionErased, SessionEnded, EventIdReused, ContentTooLarge, UnsupportedMediaType, ValidationFailed, Overloaded];
+    } &[BadRequest, MalformedJson, RequestTimeout, SessionNotFound, SessionErased, SessionEnded, EventIdReused, ContentTooLarge, UnsupportedMediaType, ValidationFailed], asks_store: true;
 
     AppendEvents "appendEvents" -> BatchOutcomes {
         200 "One outcome an event, in order." [],
-    } &[BadRequest, MalformedJson, RequestTimeout, SessionNotFound, SessionErased, ContentTooLarge, UnsupportedMediaType, ValidationFailed, Overloaded];
+    } &[BadRequest, MalformedJson, RequestTimeout, SessionNotFound, SessionErased, ContentTooLarge, UnsupportedMediaType, ValidationFailed], asks_store: true;
 
     ListEvents "listEvents" -> EventPage {
         200 "A page of events." [],
-    } &[InvalidCursor, SessionNotFound, SessionErased];
+    } &[InvalidCursor, SessionNotFound, SessionErased], asks_store: true;
 
     GetEvent "getEvent" -> Event {
         200 "The event." [],
-    } &[SessionNotFound, SessionErased, EventNotFound];
+    } &[SessionNotFound, SessionErased, EventNotFound], asks_store: true;
 
     GetHealth "getHealth" -> Health {
         200 "The process is up." [],
-    } &[];
+    } &[], asks_store: false;
 
     GetReadiness "getReadiness" -> Readiness {
         200 "Requests can be served." [],
-    } &[];
+    } &[], asks_store: true;
 }

@@ -151,7 +151,10 @@ impl From<Error> for Problem {
     /// Failures of our own are logged here, where they are handled; the client gets no more than their kind.
     fn from(error: Error) -> Self {
         let code = Code::from(error.kind());
-        if code.status() >= 500 {
+        if code == Code::Overloaded {
+            // The request's own line says 503; a flood of errors would help nobody who is overloaded.
+            tracing::debug!(error = %error, "refused");
+        } else if code.status() >= 500 {
             let source = std::error::Error::source(&error);
             tracing::error!(code = code.as_str(), error = %error, source = ?source, "request failed");
         }

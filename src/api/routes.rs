@@ -5,8 +5,9 @@ use poem_openapi::{OpenApi, Tags};
 
 use super::{
     answer::{Answer, ETAG, LOCATION, Operation, REPLAYED},
+    body::Body,
     envelope::RequestId,
-    extract::{Body, CursorText, IfMatch, MinSeq, Path, Query},
+    extract::{CursorText, IfMatch, MinSeq, Path, Query},
     operations::{
         AppendEvent, AppendEvents, CompleteSession, DeleteSession, GetEvent, GetHealth, GetReadiness,
         GetSession, ListEvents, ListSessions, OpenSession, UpdateSession,
@@ -54,7 +55,7 @@ impl ConversationApi {
         tag = "Tag::Sessions"
     )]
     async fn open_session(&self, body: Body<NewSession>) -> Reply<OpenSession> {
-        let opened = self.service.open(&self.tenant, body.0).await?;
+        let opened = self.service.open(&self.tenant, body.value).await?;
         let status = if opened.created {
             StatusCode::CREATED
         } else {
@@ -133,11 +134,10 @@ impl ConversationApi {
         order: Query<Order>,
         /// The answer is not older than the event that got this `seq`, whatever became of any cache.
         #[oai(name = "minSeq")]
-        min_seq: Query<MinSeq>,
+        // Every read asks the store itself, so none is ever older than any seq that was given out.
+        _min_seq: Query<MinSeq>,
     ) -> Reply<GetSession> {
         let (order, limit) = (order.0.unwrap_or_default(), limit.0.unwrap_or_default());
-        // Every read asks the store itself, so none is ever older than any seq given out.
-        let _ = min_seq.0.map(|MinSeq(seq)| seq);
         let key = self.key(session_id);
         let (session, page) = self
             .service
@@ -171,7 +171,7 @@ impl ConversationApi {
     ) -> Reply<UpdateSession> {
         let session = self
             .service
-            .update(&self.key(session_id), &body.0, &if_match.0)
+            .update(&self.key(session_id), &body.value, &if_match.0)
             .await?;
         Ok(session_answer(StatusCode::OK, &session))
     }
@@ -193,7 +193,7 @@ impl ConversationApi {
         session_id: Path<SessionId>,
         body: Body<End>,
     ) -> Reply<CompleteSession> {
-        let session = self.service.complete(&self.key(session_id), &body.0).await?;
+        let session = self.service.complete(&self.key(session_id), &body.value).await?;
         Ok(session_answer(StatusCode::OK, &session))
     }
 
@@ -234,7 +234,7 @@ impl ConversationApi {
         session_id: Path<SessionId>,
         body: Body<NewEvent>,
     ) -> Reply<AppendEvent> {
-        let appended = self.service.append(&self.key(session_id), body.0).await?;
+        let appended = self.service.append(&self.key(session_id), body.value).await?;
         let event = &appended.event;
         let write = |out: &mut Vec<u8>| wire::write_event(out, event);
         Ok(if appended.replayed {
@@ -263,7 +263,7 @@ impl ConversationApi {
         body: Body<EventBatch>,
         request_id: Data<&RequestId>,
     ) -> Reply<AppendEvents> {
-        let outcomes = self.append_each(&self.key(session_id), body.0).await?;
+        let outcomes = self.append_each(&self.key(session_id), body.value).await?;
         Ok(Answer::new(StatusCode::OK, |out| {
             wire::write_outcomes(out, outcomes, &request_id.0.0)
         }))

@@ -1,7 +1,7 @@
 //! The shape of every JSON object of the API, for the OpenAPI document.
 //!
 //! Shapes describe; they carry no data. Objects are read by the domain types themselves (see
-//! [`RequestContent`](super::extract::RequestContent)) and written by [`wire`](super::wire).
+//! [`RequestContent`](super::body::RequestContent)) and written by [`wire`](super::wire).
 
 use poem_openapi::registry::{MetaSchema, MetaSchemaRef, Registry};
 use serde_json::{Value, json};
@@ -96,8 +96,8 @@ shapes! {
     /// `POST /sessions/{sessionId}/complete`
     Completion {
         object("How the session ends. Everything may be left out.", vec![
-            optional("status", with_default(one_of(&["completed", "failed"]), "completed")),
-            optional("reason", reason()),
+            optional("status", described(with_default(one_of(&["completed", "failed"]), "completed"), "How it went.")),
+            optional("reason", described(reason(), "Why it ends, for people.")),
         ], json!({"status": "completed", "reason": "caller hung up"}))
     }
 
@@ -130,13 +130,13 @@ shapes! {
     Session {
         object("One conversation.", vec![
             required("sessionId", id("call-42")),
-            optional("userId", id("user-7")),
-            required("status", one_of(&["initiated", "active", "completed", "failed"])),
+            optional("userId", described(id("user-7"), "Who the session belongs to, as the caller knows them.")),
+            required("status", described(one_of(&["initiated", "active", "completed", "failed"]), "`initiated`: no event yet. `active`: goes on. `completed`, `failed`: has ended.")),
             optional("language", language()),
             required("metadata", metadata()),
-            required("startedAt", timestamp("2026-09-01T08:00:00.000Z")),
-            optional("endedAt", timestamp("2026-09-01T08:05:00.000Z")),
-            optional("endReason", reason()),
+            required("startedAt", described(timestamp("2026-09-01T08:00:00.000Z"), "When the conversation began.")),
+            optional("endedAt", described(timestamp("2026-09-01T08:05:00.000Z"), "When it ended, once it has.")),
+            optional("endReason", described(reason(), "Why it ended, where the caller said so.")),
             required("version", described(integer("int64"), "Grows with every change of the session; its ETag.")),
             required("archived", described(MetaSchema::new("boolean"), "Whether the events have moved to the archive. They read the same.")),
         ], session_example())
@@ -157,7 +157,7 @@ shapes! {
     /// Where a page stands in its walk.
     Pagination {
         object("Where this page stands.", vec![
-            required("limit", integer("int32")),
+            required("limit", described(integer("int32"), "Most items on the page, as asked for.")),
             required("hasMore", described(MetaSchema::new("boolean"), "Whether there is a page behind this one. A page may be shorter than its limit and still have more behind it.")),
             required("nextCursor", nullable(described(cursor(), "Pass it on as `cursor` to get the next page."))),
         ], json!({"limit": 50, "hasMore": false, "nextCursor": null}))
@@ -225,8 +225,8 @@ shapes! {
     /// A field at fault.
     FieldError {
         object("One field that breaks a rule.", vec![
-            required("field", MetaSchema::new("string")),
-            required("message", MetaSchema::new("string")),
+            required("field", described(MetaSchema::new("string"), "Where in the request: `payload`, `events[3].type`, `limit`.")),
+            required("message", described(MetaSchema::new("string"), "What is wrong with it.")),
         ], json!({"field": "limit", "message": "must be a whole number from 1 to 500"}))
     }
 
@@ -254,14 +254,22 @@ shapes! {
 }
 
 pub fn problem_example(code: Code) -> Value {
-    json!({
+    let mut example = json!({
         "type": code.type_uri(),
         "title": code.title(),
         "status": code.status(),
         "code": code.as_str(),
         "detail": code.title().to_lowercase(),
         "requestId": "01992c5e-7d3a-7cc1-a8f0-2b1d4c6e8f00",
-    })
+    });
+    let fault = match code {
+        Code::ValidationFailed => ("events[3].type", "is required"),
+        Code::InvalidParameter => ("limit", "must be a whole number from 1 to 500"),
+        _ => return example,
+    };
+    example["detail"] = format!("{} {}", fault.0, fault.1).into();
+    example["errors"] = json!([{"field": fault.0, "message": fault.1}]);
+    example
 }
 
 fn session_example() -> Value {
@@ -401,7 +409,7 @@ fn free_object(description: &'static str, example: Value) -> MetaSchema {
 fn payload() -> MetaSchema {
     free_object(
         "Any JSON object of at most 256 KiB and 64 levels. Integers beyond int64, keys with NUL and keys that \
-         stand twice are refused; everything else is kept as it came.",
+         stand twice are refused. Numbers with a point or an exponent are kept as doubles, everything else as it came.",
         json!({"text": "I'd like a table for two."}),
     )
 }

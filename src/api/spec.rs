@@ -155,6 +155,7 @@ struct RouteEntry {
     method: Method,
     template: String,
     query: Vec<String>,
+    headers: Vec<String>,
 }
 
 impl Default for RouteTable {
@@ -164,6 +165,7 @@ impl Default for RouteTable {
             method: Method::GET,
             template: path.to_owned(),
             query: Vec::new(),
+            headers: Vec::new(),
         });
         let operations = paths
             .flat_map(|path| {
@@ -174,7 +176,8 @@ impl Default for RouteTable {
             .map(|(template, operation)| RouteEntry {
                 method: operation.method.clone(),
                 template,
-                query: query_names(&operation),
+                query: names(&operation, MetaParamIn::Query),
+                headers: names(&operation, MetaParamIn::Header),
             });
         Self(operations.chain(documents).collect())
     }
@@ -195,6 +198,14 @@ impl RouteTable {
         };
         let mut found = self.matching(path).filter(|entry| entry.method == method);
         found.next().map(|entry| entry.query.as_slice())
+    }
+
+    /// Whether the operation, if there is one, takes the header.
+    pub fn takes_header(&self, method: &Method, path: &str, name: &str) -> bool {
+        let mut found = self.matching(path).filter(|entry| entry.method == *method);
+        found
+            .next()
+            .is_none_or(|entry| entry.headers.iter().any(|header| header == name))
     }
 
     /// The methods of the path, as `Allow` lists them.
@@ -220,12 +231,9 @@ impl RouteTable {
     }
 }
 
-fn query_names(operation: &MetaOperation) -> Vec<String> {
-    let of_query = operation
-        .params
-        .iter()
-        .filter(|param| param.in_type == MetaParamIn::Query);
-    of_query.map(|param| param.name.clone()).collect()
+fn names(operation: &MetaOperation, place: MetaParamIn) -> Vec<String> {
+    let there = operation.params.iter().filter(|param| param.in_type == place);
+    there.map(|param| param.name.clone()).collect()
 }
 
 fn fits(template: &str, path: &str) -> bool {

@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
 };
 
 use super::progress::{Progress, counted};
@@ -56,6 +56,7 @@ pub async fn export(
     tenant: &Tenant,
     only: Option<SessionId>,
     out: &mut (dyn Write + Send),
+    show_progress: bool,
 ) -> Result<Exported, ExportError> {
     let mut export = Export {
         service,
@@ -64,7 +65,7 @@ pub async fn export(
         done: Exported::default(),
         progress: None,
     };
-    if !io::stdout().is_terminal() {
+    if show_progress {
         export.progress = Some(Progress::new(None));
     }
     match only {

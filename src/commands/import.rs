@@ -265,6 +265,10 @@ fn read_lines(
             import.advance(bytes);
             continue;
         }
+        let share = u32::try_from(bytes.min(BYTES_IN_FLIGHT_MAX)).unwrap_or(u32::MAX);
+        let room = runtime
+            .block_on(Arc::clone(&room).acquire_many_owned(share))
+            .map_err(io::Error::other)?;
         let conversation = match Conversation::read(&line) {
             Ok(conversation) => conversation,
             Err(error) => {
@@ -272,10 +276,6 @@ fn read_lines(
                 continue;
             }
         };
-        let share = u32::try_from(bytes.min(BYTES_IN_FLIGHT_MAX)).unwrap_or(u32::MAX);
-        let room = runtime
-            .block_on(Arc::clone(&room).acquire_many_owned(share))
-            .map_err(io::Error::other)?;
         let job = Job {
             line: number,
             bytes,

@@ -71,6 +71,7 @@ config! {
     connections_max: usize = number(1..=1_000_000);
     body_bytes_max: usize = number(512 * KIB..=64 * MIB);
     body_wait_ms_max: u64 = number(100..=600_000);
+    bodies_bytes_max: usize = number(MIB..=64 * 1024 * MIB);
     page_payload_bytes_max: usize = number(256 * KIB..=64 * MIB);
     request_wait_ms_max: u64 = number(0..=60_000);
     log_format: LogFormat = text;
@@ -133,6 +134,7 @@ impl Config {
         at_most!(sqlite_group_jobs_max, sqlite_queue_jobs_max);
         at_most!(append_group_events_max, append_queue_events_max);
         at_most!(append_group_bytes_max, append_queue_bytes_max);
+        at_most!(body_bytes_max, bodies_bytes_max);
         at_most!(body_bytes_max, append_queue_bytes_max);
     }
 }

@@ -4,11 +4,13 @@
 //! `session`, `events` and `complete` are the bodies that the API takes, but for two things: `sessionId` is
 //! required, since without it a repeated import would open a second session, and `complete` may say `endedAt`.
 
+use std::ops::ControlFlow;
+
 use super::{
     error::{Error, FAULTS_TOLD_MAX, FieldError, Kind, Result},
     event::{Event, NewEvent},
     id::SessionId,
-    json::{Fields, ObjectWriter, elements},
+    json::{Fields, ObjectWriter, for_each_element},
     session::{End, NewSession, Session, Status},
 };
 
@@ -40,10 +42,10 @@ impl Conversation {
                 .ok_or_else(|| fault("session.sessionId", "is required"))?;
             Ok((id, session))
         });
-        let events = fields
-            .required("events", |text| elements(text, usize::MAX))
-            .unwrap_or_default();
-        let events = fields.gathered("events", read_events(&events));
+        if !fields.has("events") {
+            fields.missing("events");
+        }
+        let events = fields.nested("events", read_events);
         let end = fields.nested("complete", |text| {
             End::read_imported(text.as_bytes(), "complete.")
         });
@@ -59,11 +61,13 @@ impl Conversation {
     }
 }
 
-fn read_events(texts: &[&str]) -> Result<Vec<NewEvent>> {
-    let mut events = Vec::with_capacity(texts.len());
+/// Reads the events one by one, so that a line of a million bad ones costs no more than the few that are told.
+fn read_events(text: &str) -> Result<Vec<NewEvent>> {
+    let (mut events, mut at) = (Vec::new(), 0);
     let (mut faults, mut kind) = (Vec::new(), Kind::Invalid);
-    for (at, text) in texts.iter().enumerate() {
+    let walked = for_each_element(text, |text| {
         let place = format!("events[{at}]");
+        at += 1;
         match NewEvent::read(text.as_bytes(), &format!("{place}.")) {
             Ok(event) => events.push(event),
             Err(error) => {
@@ -71,16 +75,17 @@ fn read_events(texts: &[&str]) -> Result<Vec<NewEvent>> {
                     kind = Kind::TooLarge;
                 }
                 faults.extend(error.faults_of(&place));
-                if faults.len() >= FAULTS_TOLD_MAX {
-                    break;
-                }
             }
         }
-    }
-    if faults.is_empty() {
-        Ok(events)
-    } else {
-        Err(Error::of_fields(kind, faults))
+        Ok(match faults.len() {
+            told if told < FAULTS_TOLD_MAX => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        })
+    });
+    match walked {
+        Err(refusal) => Err(fault("events", &refusal.message)),
+        Ok(()) if faults.is_empty() => Ok(events),
+        Ok(()) => Err(Error::of_fields(kind, faults)),
     }
 }
 

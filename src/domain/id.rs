@@ -8,9 +8,9 @@ use std::{fmt, str::FromStr, sync::Arc};
 /// Longest id, in characters (which are bytes, the alphabet being ASCII).
 pub const ID_LENGTH_MAX: usize = 128;
 
-/// The rule, as a regular expression for the API's schema. It says all but the ban on `.` and `..`,
-/// which the negative look-ahead adds.
-pub const ID_PATTERN: &str = r"^(?!\.{1,2}$)[A-Za-z0-9._~:@=+-]{1,128}$";
+/// The alphabet and the ban on `.` and `..`, as a regular expression for the API's schema, which states the length
+/// beside it. It does without look-ahead, which many validators do not know.
+pub const ID_PATTERN: &str = r"^(\.*[A-Za-z0-9_~:@=+-][A-Za-z0-9._~:@=+-]*|\.{3,})$";
 
 const RULE: &str = "must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ = + - and not \".\" or \"..\"";
 

@@ -221,8 +221,8 @@ async fn store_group(store: &dyn Store, group: Vec<Unit>) {
             drive_each(store, group).await;
         }
         Err(error) => {
-            tracing::error!(error = %error, source = ?std::error::Error::source(&error), events = count, "a group of appends failed");
-            fail(group, &error);
+            tracing::debug!(events = count, "a group of appends failed");
+            fail(group, error);
         }
     }
 }
@@ -233,9 +233,8 @@ async fn drive_each(store: &dyn Store, group: Vec<Unit>) {
     while let Some(unit) = units.next() {
         match append(store, unit.appends.clone()).await {
             Err(error) if error.kind() == Kind::Unavailable => {
-                fail(units.collect(), &error);
-                unit.answer(Err(error));
-                return;
+                let rest = std::iter::once(unit).chain(units).collect();
+                return fail(rest, error);
             }
             outcome => unit.answer(outcome),
         }
@@ -259,9 +258,11 @@ async fn append(store: &dyn Store, batch: Vec<Append>) -> Outcomes {
     }
 }
 
-fn fail(group: Vec<Unit>, error: &Error) {
+/// The source goes to one of them, since whoever answers a caller logs it.
+fn fail(group: Vec<Unit>, mut error: Error) {
     for unit in group {
-        unit.answer(Err(error.share()));
+        let share = error.share();
+        unit.answer(Err(std::mem::replace(&mut error, share)));
     }
 }
 

@@ -98,6 +98,7 @@ async fn a_gzip_body_is_taken_and_measured_unpacked() {
             damaged,
             trailing,
             vec![0x1f, 0x8b],
+            gzip(b"").repeat(1000),
         ] {
             let request = send(method, path, "gzip", bad);
             untouched.refuses(request, 400, "bad-request").await;

@@ -139,7 +139,7 @@ async fn a_field_that_nobody_knows_is_refused_by_name() {
         }
         let nul = format!(r#"{{"a\u0000b":1,{}"#, &good[1..]);
         let request = untouched.request(method, path, nul);
-        untouched.refuses_fields(request, 422, &["a\0b"]).await;
+        untouched.refuses_fields(request, 422, &["a\\u{0}b"]).await;
     }
     untouched.finish().await;
 }
@@ -218,7 +218,7 @@ async fn a_number_of_digits_without_end_is_refused() {
         for number in [digits.clone(), format!("-{digits}"), format!("[{digits}]")] {
             let body = format!(r#"{{"metadata":{{"a":{number}}}}}"#);
             let request = untouched.request(method, path, body);
-            untouched.refuses_fields(request, 422, &["body"]).await;
+            untouched.refuses_fields(request, 422, &["metadata"]).await;
         }
     }
     untouched.finish().await;

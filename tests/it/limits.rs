@@ -128,3 +128,42 @@ async fn a_request_that_takes_longer_than_a_connection_may_idle_is_answered() {
     drop(occupied);
     assert_eq!(connection.answer().await.status, 201);
 }
+
+#[tokio::test]
+async fn bodies_under_way_take_bounded_room_and_give_it_back() {
+    const KIB: usize = 1024;
+    let flags = ["--set=body_bytes_max=1048576", "--set=bodies_bytes_max=1048576"];
+    let server = Server::start_in(folder(), &flags).await;
+    let padded = |id: &str, bytes: usize| {
+        let body = format!(r#"{{"sessionId":"{id}"}}"#);
+        format!("{body}{}", " ".repeat(bytes - body.len()))
+    };
+    let body = padded("held", 900 * KIB);
+    let post = || {
+        let request = server.client.post(server.url("/v1/sessions"));
+        request
+            .header("content-type", "application/json")
+            .body(padded("other", 600 * KIB))
+    };
+    // Whose bytes the server reads first is its own affair: when it is the other's, that one is answered, and the
+    // one that was to hold the room may be refused. Then it is tried again.
+    let mut tries = 0;
+    let (mut held, answer) = loop {
+        let mut held = begin_post(&server, "/v1/sessions", body.len()).await;
+        held.send(&body[..700 * KIB]).await;
+        expect(server.get("/healthz"), 200).await;
+        let answer = post().send().await.expect("an answer");
+        if answer.status() == 503 {
+            break (held, answer);
+        }
+        tries += 1;
+        assert!(tries < 200, "a second body is never refused");
+    };
+    assert_eq!(answer.headers()["retry-after"], "1");
+    problem(answer, 503, "overloaded").await;
+    expect(server.get("/healthz"), 200).await;
+
+    held.send(&body[700 * KIB..]).await;
+    assert_eq!(held.answer().await.status, 201);
+    assert!(post().send().await.expect("an answer").status().is_success());
+}

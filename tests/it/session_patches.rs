@@ -279,3 +279,22 @@ async fn a_patch_needs_a_session() {
         expect_problem(request, 404, "session-not-found").await;
     }
 }
+
+#[tokio::test]
+async fn if_match_is_refused_where_it_is_not_honoured() {
+    let server = server_with(&json!({})).await;
+    for request in [
+        server.delete("/v1/sessions/s"),
+        server.post("/v1/sessions/s/complete", &json!({})),
+        server.post(
+            "/v1/sessions/s/events",
+            &json!({"eventId": "e", "type": "system", "payload": {}}),
+        ),
+    ] {
+        let problem = expect_problem(request.header(IF_MATCH, "\"99\""), 400, "invalid-parameter").await;
+        assert_eq!(problem["errors"][0]["field"], "If-Match");
+    }
+    let read = expect(server.get("/v1/sessions/s").header(IF_MATCH, "\"99\""), 200).await;
+    assert_eq!(read["session"]["status"], "initiated");
+    assert_eq!(read["events"], json!([]));
+}

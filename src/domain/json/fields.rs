@@ -1,11 +1,12 @@
 //! Objects whose fields we know: every fault reported at once.
 
-use std::borrow::Cow;
-
 use jiter::{Jiter, JiterError, JiterErrorType, JsonErrorType};
 
 use super::{DEPTH_MAX, Refusal, abridged};
 use crate::domain::error::{Error, FAULTS_TOLD_MAX, FieldError, Kind, Result};
+
+/// Fields of one object that are kept while it is split: far more than any object of ours has.
+const FIELDS_MAX: usize = 64;
 
 /// The fields of one JSON object whose fields we know, each still as text.
 ///
@@ -14,7 +15,7 @@ use crate::domain::error::{Error, FAULTS_TOLD_MAX, FieldError, Kind, Result};
 pub struct Fields<'a> {
     /// What stands before a field's name in messages: `""` or `"session."`.
     prefix: &'a str,
-    fields: Vec<(Cow<'a, str>, &'a str)>,
+    fields: Vec<(String, &'a str)>,
     faults: Vec<FieldError>,
     too_large: bool,
 }
@@ -31,8 +32,17 @@ impl<'a> Fields<'a> {
             Error::new(Kind::MalformedJson, format!("the JSON is not UTF-8 at byte {at}"))
         })?;
         let mut source = Jiter::new(bytes);
-        let fields =
-            Self::members(&mut source, text).map_err(|error| refused(bytes, &source, &error, prefix))?;
+        let mut fields = Vec::new();
+        if let Err(error) = Self::members(&mut source, text, &mut fields) {
+            // What stopped us stands behind the last name that was read.
+            let name = fields.last().map_or("", |(name, _)| name);
+            return Err(refused(
+                bytes,
+                &source,
+                &error,
+                &format!("{prefix}{}", abridged(name)),
+            ));
+        }
         Ok(Self {
             prefix,
             fields,
@@ -41,18 +51,25 @@ impl<'a> Fields<'a> {
         })
     }
 
-    fn members(source: &mut Jiter<'a>, text: &'a str) -> Result<Vec<(Cow<'a, str>, &'a str)>, JiterError> {
-        let mut members = Vec::new();
-        let mut next = source.next_object()?.map(|key| Cow::Owned(key.to_owned()));
-        while let Some(key) = next {
+    fn members(
+        source: &mut Jiter<'a>,
+        text: &'a str,
+        members: &mut Vec<(String, &'a str)>,
+    ) -> Result<(), JiterError> {
+        let mut next = source.next_object()?.map(str::to_owned);
+        while let Some(name) = next {
+            // Past the bound the object is refused anyway; what follows is only checked to be JSON.
+            members.truncate(FIELDS_MAX);
+            members.push((name, ""));
             let peek = source.peek()?;
             let start = source.current_index();
             source.known_skip(peek)?;
-            members.push((key, &text[start..source.current_index()]));
-            next = source.next_key()?.map(|key| Cow::Owned(key.to_owned()));
+            if let Some((_, value)) = members.last_mut() {
+                *value = &text[start..source.current_index()];
+            }
+            next = source.next_key()?.map(str::to_owned);
         }
-        source.finish()?;
-        Ok(members)
+        source.finish()
     }
 
     /// Takes a field that must be there.
@@ -144,12 +161,12 @@ impl<'a> Fields<'a> {
 }
 
 /// What is not JSON at all is told from JSON that is not an object we can read.
-fn refused(bytes: &[u8], source: &Jiter<'_>, error: &JiterError, prefix: &str) -> Error {
+fn refused(bytes: &[u8], source: &Jiter<'_>, error: &JiterError, place: &str) -> Error {
     let message = match &error.error_type {
         JiterErrorType::WrongType { .. } => {
             let mut whole = Jiter::new(bytes);
             match whole.next_skip().and_then(|()| whole.finish()) {
-                Err(error) => return refused(bytes, &whole, &error, prefix),
+                Err(error) => return refused(bytes, &whole, &error, place),
                 Ok(()) => String::from("must be a JSON object"),
             }
         }
@@ -166,9 +183,9 @@ fn refused(bytes: &[u8], source: &Jiter<'_>, error: &JiterError, prefix: &str) -
             return Error::new(Kind::MalformedJson, detail);
         }
     };
-    let field = match prefix.trim_end_matches('.') {
+    let field = match place.trim_end_matches('.') {
         "" => String::from("body"),
-        prefix => prefix.to_owned(),
+        place => place.to_owned(),
     };
     Error::of_fields(Kind::Invalid, vec![FieldError { field, message }])
 }

@@ -1,6 +1,7 @@
 //! Strict JSON in, compact JSON out.
 //!
-//! Colloquy keeps what a caller sent, or refuses it; it never rounds, drops or reorders. So this module
+//! Colloquy keeps what a caller sent, or refuses it; it drops and reorders nothing, and an integer is never rounded. (A
+//! number with a point or an exponent is a double, the nearest one, as everywhere in JSON's world.) So this module
 //! refuses what JSON parsers commonly let through in silence: integers beyond 64 bits, numbers too large for a
 //! double, an object with the same key twice, a key with NUL (which BSON can't hold), lone surrogates,
 //! nesting without end, and fields nobody knows.
@@ -11,7 +12,7 @@
 //!   gives up.
 //! - [`ObjectWriter`]: writes one, splicing what is JSON already.
 
-use std::{borrow::Cow, str::FromStr};
+use std::{borrow::Cow, ops::ControlFlow, str::FromStr};
 
 use jiter::{Jiter, JiterError, JiterErrorType, JsonErrorType, Peek};
 
@@ -60,12 +61,18 @@ impl From<String> for Refusal {
     }
 }
 
-/// At most 40 characters of `text`, for a message.
+/// At most 40 characters of `text`, for a message: control characters escaped, since it may end up on a terminal.
 pub fn abridged(text: &str) -> Cow<'_, str> {
-    match text.char_indices().nth(40) {
-        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
-        None => Cow::Borrowed(text),
+    let end = text.char_indices().nth(40).map(|(end, _)| end);
+    if end.is_none() && !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
     }
+    let shown = text[..end.unwrap_or(text.len())].chars();
+    let escaped = shown.flat_map(|c| match c.is_control() {
+        true => c.escape_default().collect::<Vec<_>>(),
+        false => vec![c],
+    });
+    Cow::Owned(escaped.chain(end.map(|_| '…')).collect())
 }
 
 impl From<JiterError> for Refusal {
@@ -114,20 +121,37 @@ pub fn nullable<'a, T>(
 /// # Errors
 /// Not an array, or more than `items_max` elements.
 pub fn elements(text: &str, items_max: usize) -> Result<Vec<&str>, Refusal> {
+    let mut items = Vec::new();
+    for_each_element(text, |item| {
+        if items.len() == items_max {
+            return Err(Refusal::too_large(format!("has more than {items_max} items")));
+        }
+        items.push(item);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(items)
+}
+
+/// Goes through a JSON array, element by element, until `each` breaks off.
+///
+/// # Errors
+/// Not an array, or what `each` returns.
+pub fn for_each_element<'a>(
+    text: &'a str,
+    mut each: impl FnMut(&'a str) -> Result<ControlFlow<()>, Refusal>,
+) -> Result<(), Refusal> {
     let mut source = Jiter::new(text.as_bytes());
     if source.peek()? != Peek::Array {
         return Err("must be an array".into());
     }
-    let mut items = Vec::new();
     let mut next = source.known_array()?;
     while let Some(peek) = next {
-        if items.len() == items_max {
-            return Err(Refusal::too_large(format!("has more than {items_max} items")));
-        }
         let start = source.current_index();
         source.known_skip(peek)?;
-        items.push(&text[start..source.current_index()]);
+        if each(&text[start..source.current_index()])?.is_break() {
+            break;
+        }
         next = source.array_step()?;
     }
-    Ok(items)
+    Ok(())
 }

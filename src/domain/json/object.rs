@@ -216,7 +216,7 @@ impl Compactor<'_> {
             .find(|pair| compact[pair[0].clone()] == compact[pair[1].clone()]);
         if let Some(pair) = twice {
             let key = String::from_utf8_lossy(&compact[pair[0].clone()]);
-            return Err(format!("has the key {key} twice in one object").into());
+            return Err(format!("has the key {} twice in one object", abridged(&key)).into());
         }
         self.keys.truncate(first_key);
         Ok(())

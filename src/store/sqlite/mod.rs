@@ -13,7 +13,10 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -129,7 +132,11 @@ impl SqliteOptions {
 pub struct SqliteStore {
     // Readers close first, so that the writer, closing last, leaves no log behind.
     readers: Readers,
+    /// Answers [`Store::ping`], so that whether the store is well is not asked behind those who keep it busy.
+    pulse: Readers,
     writer: Writer,
+    /// Something was erased that may still be in the write-ahead log.
+    log_holds_erased: AtomicBool,
     options: SqliteOptions,
 }
 
@@ -149,12 +156,19 @@ impl SqliteStore {
         let connection =
             schema::open_writer(&path, &options).map_err(|fault| schema::cannot_open(&path, fault))?;
         let readers = Readers::open(path.clone(), &options, &lock)?;
+        let one = SqliteOptions {
+            readers: 1,
+            ..options.clone()
+        };
+        let pulse = Readers::open(path.clone(), &one, &lock)?;
         let mut wal = path.into_os_string();
         wal.push("-wal");
         let writer = Writer::start(connection, wal.into(), &options, lock)?;
         Ok(Self {
             readers,
+            pulse,
             writer,
+            log_holds_erased: AtomicBool::new(false),
             options,
         })
     }
@@ -258,8 +272,7 @@ impl Store for SqliteStore {
             }
         }
         if remains != Remains::Nothing {
-            // At best: what is left in the log is overwritten as the log is.
-            self.writer.truncate_wal().await;
+            self.log_holds_erased.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -292,21 +305,25 @@ impl Store for SqliteStore {
         if !self.writer.is_open() {
             return Err(fault::closed());
         }
-        self.readers.read(schema::probe).await
+        self.pulse.read(schema::probe).await
     }
 
     async fn upkeep(&self, now: Timestamp) -> Result<Upkeep> {
         let options = self.options.clone();
         let work = move |connection: &_| erasure::upkeep(connection, now, &options);
         let (done, finished) = self.writer.write(0, work).await?;
-        if finished {
-            self.writer.truncate_wal().await;
+        // Once for all that was erased meanwhile, since it makes writers wait. At best: what readers keep in the log
+        // now is overwritten as the log is.
+        let erased = self.log_holds_erased.swap(false, Ordering::Relaxed);
+        if (finished || erased) && !self.writer.truncate_wal().await {
+            self.log_holds_erased.store(true, Ordering::Relaxed);
         }
         Ok(done)
     }
 
     async fn close(&self) {
         self.writer.stop_taking();
+        self.pulse.close().await;
         self.readers.close().await;
         self.writer.close().await;
     }

@@ -170,6 +170,7 @@ async fn what_is_erased_leaves_the_disk() {
     assert!(SECRETS.iter().all(|secret| contains(&before, secret)));
 
     store.erase(&key("planted"), at(10_000)).await.unwrap();
+    store.upkeep(at(20)).await.unwrap();
     let open = folder.bytes();
     store.close().await;
     let closed = folder.bytes();
@@ -206,6 +207,7 @@ async fn compaction_removes_the_last_copies_of_what_was_erased() {
             store.erase(&key(&name(round)), at(10_000)).await.unwrap();
         }
     }
+    store.upkeep(at(20)).await.unwrap();
     let before = fs::metadata(folder.path()).unwrap().len();
     store.compact().await.unwrap();
     let bytes = folder.bytes();

@@ -1,0 +1,283 @@
+//! What operations take as bodies, each read straight into a domain type.
+//!
+//! However a body is framed, packed or paced, what it may cost is bounded: in size before and after it is unpacked, in
+//! time, and in what all bodies under way take together (I9).
+
+use std::{io::Read, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use flate2::bufread::GzDecoder;
+use futures_util::StreamExt;
+use poem::{Request, RequestBody, Result, http::header};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ExtractParamOptions,
+    registry::{MetaMediaType, MetaRequest, Registry},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    answer::JSON,
+    problem::{Code, Problem},
+    shape::{self, Schema},
+};
+use crate::domain::{End, EventBatch, NewEvent, NewSession, SessionPatch, error::Result as DomainResult};
+
+/// The body of a request, and the room it takes among those under way.
+pub struct Body<T> {
+    pub value: T,
+    _room: OwnedSemaphorePermit,
+}
+
+/// A type that the body of a request is read into.
+pub trait RequestContent: Sized + Send {
+    type Shape: Schema;
+    /// An empty body means `{}`.
+    const OPTIONAL: bool = false;
+    const CONTENT_TYPES: &'static [&'static str] = &[JSON];
+
+    fn read(bytes: &[u8]) -> DomainResult<Self>;
+}
+
+/// The bounds of a request's body (I9).
+#[derive(Debug, Clone)]
+pub struct BodyLimits {
+    /// Largest body, in bytes, before and after decompression.
+    pub bytes_max: usize,
+    /// Longest that a body may take to arrive.
+    pub wait_max: Duration,
+    /// Room for the bodies of all requests under way, in KiB.
+    pub room: Arc<Semaphore>,
+}
+
+impl RequestContent for NewSession {
+    type Shape = shape::NewSession;
+    const OPTIONAL: bool = true;
+
+    fn read(bytes: &[u8]) -> DomainResult<Self> {
+        Self::read(bytes, "")
+    }
+}
+
+impl RequestContent for SessionPatch {
+    type Shape = shape::SessionPatch;
+    const CONTENT_TYPES: &'static [&'static str] = &["application/merge-patch+json", JSON];
+
+    fn read(bytes: &[u8]) -> DomainResult<Self> {
+        Self::read(bytes)
+    }
+}
+
+impl RequestContent for End {
+    type Shape = shape::Completion;
+    const OPTIONAL: bool = true;
+
+    fn read(bytes: &[u8]) -> DomainResult<Self> {
+        Self::read(bytes)
+    }
+}
+
+impl RequestContent for NewEvent {
+    type Shape = shape::NewEvent;
+
+    fn read(bytes: &[u8]) -> DomainResult<Self> {
+        Self::read(bytes, "")
+    }
+}
+
+impl RequestContent for EventBatch {
+    type Shape = shape::EventBatch;
+
+    fn read(bytes: &[u8]) -> DomainResult<Self> {
+        Self::read(bytes)
+    }
+}
+
+impl<'a, T: RequestContent> ApiExtractor<'a> for Body<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::Shape::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        let media = |content_type: &&'static str| MetaMediaType {
+            content_type,
+            schema: T::Shape::reference(),
+        };
+        Some(MetaRequest {
+            description: None,
+            content: T::CONTENT_TYPES.iter().map(media).collect(),
+            required: !T::OPTIONAL,
+        })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _options: ExtractParamOptions<()>,
+    ) -> Result<Self> {
+        let limits = request.data::<BodyLimits>().ok_or_else(|| {
+            Problem::new(
+                Code::Internal,
+                "the server was put together without limits for bodies",
+            )
+        })?;
+        let encoding = content_encoding(request)?;
+        let received = tokio::time::timeout(limits.wait_max, receive(body, limits)).await;
+        let (bytes, room) = received.map_err(|_| {
+            Problem::new(
+                Code::RequestTimeout,
+                format!("the body took longer than {:?} to arrive", limits.wait_max),
+            )
+        })??;
+        if T::OPTIONAL && bytes.is_empty() {
+            return Ok(Self {
+                value: T::read(b"{}").map_err(Problem::from)?,
+                _room: room,
+            });
+        }
+        check_content_type(request, T::CONTENT_TYPES)?;
+        let bytes = match encoding {
+            Encoding::Identity => bytes,
+            Encoding::Gzip => gunzip(&bytes, limits.bytes_max)?,
+        };
+        Ok(Self {
+            value: T::read(&bytes).map_err(Problem::from)?,
+            _room: room,
+        })
+    }
+}
+
+enum Encoding {
+    Identity,
+    Gzip,
+}
+
+fn content_encoding(request: &Request) -> Result<Encoding, Problem> {
+    let name = request
+        .headers()
+        .get(header::CONTENT_ENCODING)
+        .map(|value| value.to_str().unwrap_or("?"));
+    match name.map(str::to_ascii_lowercase).as_deref() {
+        None | Some("" | "identity") => Ok(Encoding::Identity),
+        Some("gzip" | "x-gzip") => Ok(Encoding::Gzip),
+        Some(_) => Err(Problem::new(
+            Code::UnsupportedMediaType,
+            "the Content-Encoding is not understood; send the body as it is, or gzip",
+        )),
+    }
+}
+
+fn check_content_type(request: &Request, accepted: &[&str]) -> Result<(), Problem> {
+    let sent = request.content_type().unwrap_or_default();
+    let essence = sent
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    let charset = sent.to_ascii_lowercase().split_once("charset=").map(|(_, rest)| {
+        rest.split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .trim_matches('"')
+            .to_owned()
+    });
+    let utf8 = charset.is_none_or(|charset| charset == "utf-8" || charset == "utf8");
+    if accepted.contains(&essence.as_str()) && utf8 {
+        return Ok(());
+    }
+    let wanted = accepted.join(" or ");
+    let detail = match sent {
+        "" => format!("the request has no Content-Type; send {wanted}"),
+        _ => format!("the Content-Type is not understood; send {wanted}, in UTF-8"),
+    };
+    Err(Problem::new(Code::UnsupportedMediaType, detail))
+}
+
+/// How much of a body that is too large is still read, and thrown away, before the answer: a client that is
+/// in the middle of sending sees a closed connection instead of the answer otherwise.
+const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Reads the body whole, and takes the room for it as it comes. The limit is on the bytes that arrive, whatever
+/// Content-Length says.
+async fn receive(
+    body: &mut RequestBody,
+    limits: &BodyLimits,
+) -> Result<(Bytes, OwnedSemaphorePermit), Problem> {
+    let full = || {
+        Problem::new(
+            Code::Overloaded,
+            "too many bodies are under way; try again shortly",
+        )
+    };
+    let take = |kib| Arc::clone(&limits.room).try_acquire_many_owned(kib);
+    let mut room = take(0).map_err(|_| full())?;
+    let Ok(body) = body.take() else {
+        return Ok((Bytes::new(), room));
+    };
+    let mut stream = body.into_bytes_stream();
+    let mut received = BytesMut::new();
+    let (mut length, mut refusal): (usize, _) = (0, None);
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|_| Problem::new(Code::BadRequest, "the body broke off"))?;
+        length += chunk.len();
+        if length > limits.bytes_max.saturating_add(DRAIN_BYTES_MAX) {
+            break;
+        }
+        if length > limits.bytes_max {
+            refusal = Some(too_large(limits.bytes_max));
+        } else if refusal.is_none() {
+            let kib = length.div_ceil(1024) - room.num_permits();
+            match take(u32::try_from(kib).unwrap_or(u32::MAX)) {
+                Ok(more) => room.merge(more),
+                Err(_) => refusal = Some(full()),
+            }
+        }
+        match refusal {
+            None => received.extend_from_slice(&chunk),
+            // What was kept is kept for nothing.
+            Some(_) => received = BytesMut::new(),
+        }
+    }
+    match refusal {
+        Some(refusal) => Err(refusal),
+        None => Ok((received.freeze(), room)),
+    }
+}
+
+/// Members of a gzip body. Few clients send more than one, and a hundred thousand empty ones would keep a core busy
+/// for nothing.
+const GZIP_MEMBERS_MAX: usize = 16;
+
+/// Unpacks no more than the limit and one byte, however well the bytes are packed.
+fn gunzip(packed: &[u8], bytes_max: usize) -> Result<Bytes, Problem> {
+    let refused = |detail: &str| Problem::new(Code::BadRequest, detail);
+    let (mut rest, mut bytes) = (packed, Vec::new());
+    for _ in 0..GZIP_MEMBERS_MAX {
+        let room = u64::try_from(bytes_max - bytes.len()).unwrap_or(u64::MAX);
+        let mut member = GzDecoder::new(rest).take(room.saturating_add(1));
+        member
+            .read_to_end(&mut bytes)
+            .map_err(|_| refused("the body says it is gzip, and is not"))?;
+        if bytes.len() > bytes_max {
+            return Err(too_large(bytes_max));
+        }
+        rest = member.into_inner().into_inner();
+        if rest.is_empty() {
+            return Ok(bytes.into());
+        }
+    }
+    Err(refused("the gzip body has too many members"))
+}
+
+fn too_large(bytes_max: usize) -> Problem {
+    Problem::new(
+        Code::ContentTooLarge,
+        format!("the body is larger than the limit of {bytes_max} bytes"),
+    )
+}
