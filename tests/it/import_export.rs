@@ -241,10 +241,11 @@ fn one_session_can_be_exported_by_itself() {
         let output = run(store.path(), &["export", "--session", &line.session_id]);
         assert!(output.status.success());
         assert_same(text(&output.stdout), &format!("{}\n", line.text));
-        assert_eq!(
-            text(&output.stderr),
-            format!("exported 1 session, {} events\n", line.events)
-        );
+        let events = match line.events {
+            1 => "1 event".to_owned(),
+            count => format!("{count} events"),
+        };
+        assert_eq!(text(&output.stderr), format!("exported 1 session, {events}\n"));
     }
     let unknown = run(store.path(), &["export", "--session", "nobody"]);
     assert_eq!(unknown.status.code(), Some(1));
