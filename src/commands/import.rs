@@ -269,7 +269,7 @@ fn read_lines(
         let room = runtime
             .block_on(Arc::clone(&room).acquire_many_owned(share))
             .map_err(io::Error::other)?;
-        let conversation = match Conversation::read(&line) {
+        let conversation = match Conversation::read(line.trim_ascii()) {
             Ok(conversation) => conversation,
             Err(error) => {
                 import.refuse_line(number, bytes, &told(&error));
