@@ -63,17 +63,12 @@ pub async fn export(
         tenant,
         out,
         done: Exported::default(),
-        progress: None,
+        progress: show_progress.then(|| Progress::new(None)),
     };
-    if show_progress {
-        export.progress = Some(Progress::new(None));
-    }
     match only {
         Some(id) => {
             let key = SessionKey::new(tenant.clone(), id);
-            let (session, _) = service
-                .session_with_events(&key, Order::Ascending, Limit::MAX, None)
-                .await?;
+            let session = service.session(&key).await?;
             export.conversation(&session).await?;
         }
         None => export.all().await?,
@@ -160,10 +155,7 @@ impl Export<'_> {
     fn put(&mut self, text: &mut Vec<u8>) -> io::Result<()> {
         self.out.write_all(text)?;
         if let Some(progress) = &self.progress {
-            let Exported { sessions, events } = self.done;
-            progress.advance(text.len() as u64, || {
-                format!("{sessions} sessions, {events} events")
-            });
+            progress.advance(text.len() as u64, || self.done.to_string());
         }
         text.clear();
         Ok(())

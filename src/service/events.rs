@@ -31,7 +31,7 @@ impl Service {
         events: Vec<NewEvent>,
     ) -> Result<Vec<Result<Appended>>> {
         if events.is_empty() {
-            return self.store.session(key).await.map(|_| Vec::new());
+            return self.session(key).await.map(|_| Vec::new());
         }
         let now = self.clock.now();
         let first_seq = self.clock.take_seqs(events.len());

@@ -22,6 +22,11 @@ impl Service {
         self.store.open(tenant, Session::opened(new, id, now), now).await
     }
 
+    /// A session by itself.
+    pub async fn session(&self, key: &SessionKey) -> Result<Session> {
+        self.store.session(key).await
+    }
+
     /// A session with a page of its events.
     ///
     /// The events are read first, so that the session is never older than the events beside it.
@@ -35,7 +40,7 @@ impl Service {
         let page = self
             .events(key, EventFilter::default(), order, limit, cursor)
             .await?;
-        let session = self.store.session(key).await?;
+        let session = self.session(key).await?;
         Ok((session, page))
     }
 
