@@ -31,10 +31,7 @@ impl Conversation {
     /// Any fault anywhere refuses the whole line, so that it can be mended and imported again.
     pub fn read(line: &[u8]) -> Result<Self> {
         let mut fields = Fields::split(line, "")?;
-        if !fields.has("session") {
-            fields.missing("session");
-        }
-        let session = fields.nested("session", |text| {
+        let session = fields.required_nested("session", |text| {
             let mut session = NewSession::read(text.as_bytes(), "session.")?;
             let id = session
                 .id
@@ -42,10 +39,7 @@ impl Conversation {
                 .ok_or_else(|| fault("session.sessionId", "is required"))?;
             Ok((id, session))
         });
-        if !fields.has("events") {
-            fields.missing("events");
-        }
-        let events = fields.nested("events", read_events);
+        let events = fields.required_nested("events", read_events);
         let end = fields.nested("complete", |text| {
             End::read_imported(text.as_bytes(), "complete.")
         });

@@ -97,13 +97,7 @@ impl<'a> Fields<'a> {
 
     /// Takes a field that is an object or an array of its own, whose reader names its faults itself.
     pub fn nested<T>(&mut self, name: &str, read: impl FnOnce(&'a str) -> Result<T>) -> Option<T> {
-        let text = self.optional(name, Ok)?;
-        self.gathered(name, read(text))
-    }
-
-    /// Takes a value that was read from a field already, or its faults.
-    pub fn gathered<T>(&mut self, name: &str, outcome: Result<T>) -> Option<T> {
-        match outcome {
+        match read(self.optional(name, Ok)?) {
             Ok(value) => Some(value),
             Err(error) => {
                 self.too_large |= error.kind() == Kind::TooLarge;
@@ -113,13 +107,17 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Whether the field is there and was not taken yet.
-    pub fn has(&self, name: &str) -> bool {
-        self.fields.iter().any(|(field, _)| field == name)
+    /// As [`Fields::nested`], of a field that must be there.
+    pub fn required_nested<T>(&mut self, name: &str, read: impl FnOnce(&'a str) -> Result<T>) -> Option<T> {
+        let before = self.faults.len();
+        let value = self.nested(name, read);
+        if value.is_none() && self.faults.len() == before {
+            self.missing(name);
+        }
+        value
     }
 
-    /// Says that a field is missing.
-    pub fn missing(&mut self, name: &str) {
+    fn missing(&mut self, name: &str) {
         self.fault(name, "is required".into());
     }
 
