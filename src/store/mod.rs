@@ -11,6 +11,7 @@ use crate::domain::{
     SessionPatch, SessionQuery, Tenant, Timestamp,
 };
 
+pub mod mongo;
 mod refusal;
 pub mod sqlite;
 

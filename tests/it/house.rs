@@ -17,7 +17,8 @@ const LAYERS: [(&str, &[&str]); 7] = [
 ];
 
 /// Libraries that only the module that wraps them may name.
-const WRAPPED: [(&str, &[&str]); 4] = [
+const WRAPPED: [(&str, &[&str]); 5] = [
+    ("mongodb", &["src/store/mongo/"]),
     ("poem", &["src/api/", "src/app.rs"]),
     ("poem_openapi", &["src/api/", "src/app.rs"]),
     ("rusqlite", &["src/store/sqlite/"]),

@@ -1,0 +1,233 @@
+//! What lies in the database, as an operator sees it in Compass or the shell.
+//!
+//! ```text
+//! sessions { _id: "7a11:default/call-7", tenant: "default", sessionId: "call-7", userId: "anna",
+//!            status: "active", language: "en-US", metadata: { … }, startedAt: ISODate(…), version: 2, archived: false }
+//! an erased one
+//!          { _id: "7a11:default/call-7", erased: { at: ISODate(…), forgetAt: ISODate(…) }, sweepAt: ISODate(…) }
+//! events   { _id: "7a11:default/call-7/e-1", session: "1c0f:default/call-7", eventId: "e-1", seq: 1790000000000000,
+//!            timestamp: ISODate(…), type: "user_speech", payload: { … } }
+//! ```
+//!
+//! `life` (2 and up) is on a session that was opened again after an erasure; the `session` of its events ends in `#2`.
+//! `sweepAt` is when upkeep next looks for events that an erasure left behind; see [`erasure`](super::erasure).
+//! What has no value is left out.
+
+use std::str::FromStr;
+
+use mongodb::bson::{DateTime, RawBsonRef, RawDocument, RawDocumentBuf};
+
+use super::{
+    fault::{Fault, Result},
+    keys::{self, Life},
+    payload::{DocumentWriter, to_object},
+};
+use crate::domain::{Event, JsonObject, Session, SessionId, SessionKey, Status, Tenant, Timestamp};
+
+/// What a session's key holds.
+#[derive(Debug, Clone)]
+pub(super) enum Stored {
+    Session(Session, Life),
+    Tombstone(Tombstone),
+}
+
+/// What is left of an erased session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tombstone {
+    /// By the database's clock.
+    pub(super) at: Timestamp,
+    pub(super) forget_at: Timestamp,
+    pub(super) life: Life,
+    pub(super) sweep_at: Timestamp,
+}
+
+/// What an append needs to know of its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Session(Status, Life),
+    Erased,
+}
+
+pub(super) fn date(at: Timestamp) -> DateTime {
+    DateTime::from_millis(at.unix_ms())
+}
+
+/// The document of a session; `sweep_at` where an earlier life may have left events behind.
+pub(super) fn session(
+    tenant: &Tenant,
+    session: &Session,
+    life: Life,
+    sweep_at: Option<Timestamp>,
+) -> Result<RawDocumentBuf> {
+    let key = SessionKey::new(tenant.clone(), session.id.clone());
+    let mut document = DocumentWriter::with_capacity(512 + session.metadata.as_str().len() * 2);
+    document.text("_id", &keys::of_session(&key));
+    document.text("tenant", tenant.as_str());
+    document.text("sessionId", session.id.as_str());
+    document.optional_text("userId", session.user_id.as_ref().map(|id| id.as_str()));
+    document.text("status", session.status.as_str());
+    document.optional_text("language", session.language.as_ref().map(|tag| tag.as_str()));
+    document.object("metadata", &session.metadata)?;
+    document.date("startedAt", session.started_at);
+    if let Some(ended_at) = session.ended_at {
+        document.date("endedAt", ended_at);
+    }
+    document.optional_text("endReason", session.end_reason.as_deref());
+    document.integer("version", session.version);
+    document.boolean("archived", session.archived);
+    if let Some(number) = life.number() {
+        document.integer("life", number);
+    }
+    if let Some(sweep_at) = sweep_at {
+        document.date("sweepAt", sweep_at);
+    }
+    document.finish()
+}
+
+/// The document of an event; `events` is the key that the events of its session share.
+pub(super) fn event(events: &str, event: &Event) -> Result<RawDocumentBuf> {
+    let mut document = DocumentWriter::with_capacity(512 + event.payload.as_str().len() * 2);
+    document.text("_id", &keys::of_event(events, &event.id));
+    document.text("session", events);
+    document.text("eventId", event.id.as_str());
+    document.integer("seq", event.seq);
+    document.date("timestamp", event.timestamp);
+    document.text("type", event.event_type.as_str());
+    document.object("payload", &event.payload)?;
+    document.finish()
+}
+
+pub(super) fn read_event(document: &RawDocument, session: &SessionId) -> Result<Event> {
+    let fields = Fields(document);
+    Ok(Event {
+        id: fields.parsed("eventId")?,
+        session: session.clone(),
+        seq: fields.integer("seq")?,
+        event_type: fields.parsed("type")?,
+        payload: fields.object("payload")?,
+        timestamp: fields.date("timestamp")?,
+    })
+}
+
+pub(super) fn read_session(document: &RawDocument) -> Result<Stored> {
+    let fields = Fields(document);
+    if let Some(tombstone) = fields.tombstone()? {
+        return Ok(Stored::Tombstone(tombstone));
+    }
+    let session = Session {
+        id: fields.parsed("sessionId")?,
+        user_id: fields.optional_parsed("userId")?,
+        status: fields.parsed("status")?,
+        language: fields.optional_parsed("language")?,
+        metadata: fields.object("metadata")?,
+        started_at: fields.date("startedAt")?,
+        ended_at: fields.optional_date("endedAt")?,
+        end_reason: fields.optional_text("endReason")?.map(str::to_owned),
+        version: fields.integer("version")?,
+        archived: fields.boolean("archived")?,
+    };
+    Ok(Stored::Session(session, fields.life()?))
+}
+
+/// Reads what [`STANDING_FIELDS`] names.
+pub(super) fn read_standing(document: &RawDocument) -> Result<Standing> {
+    let fields = Fields(document);
+    if fields.get("erased")?.is_some() {
+        return Ok(Standing::Erased);
+    }
+    Ok(Standing::Session(fields.parsed("status")?, fields.life()?))
+}
+
+pub(super) const STANDING_FIELDS: [&str; 3] = ["status", "life", "erased"];
+
+/// The fields of a stored document: what does not read back as what was written is a fault of the store's.
+pub(super) struct Fields<'a>(pub(super) &'a RawDocument);
+
+impl<'a> Fields<'a> {
+    fn get(&self, name: &'static str) -> Result<Option<RawBsonRef<'a>>> {
+        let value = self.0.get(name).map_err(|_| Fault::Stored(name))?;
+        Ok(value.filter(|value| !matches!(value, RawBsonRef::Null)))
+    }
+
+    fn optional_text(&self, name: &'static str) -> Result<Option<&'a str>> {
+        let value = self.get(name)?;
+        value
+            .map(|value| value.as_str().ok_or(Fault::Stored(name)))
+            .transpose()
+    }
+
+    pub(super) fn text(&self, name: &'static str) -> Result<&'a str> {
+        self.optional_text(name)?.ok_or(Fault::Stored(name))
+    }
+
+    fn optional_parsed<T: FromStr>(&self, name: &'static str) -> Result<Option<T>> {
+        let text = self.optional_text(name)?;
+        text.map(|text| text.parse().map_err(|_| Fault::Stored(name)))
+            .transpose()
+    }
+
+    fn parsed<T: FromStr>(&self, name: &'static str) -> Result<T> {
+        self.optional_parsed(name)?.ok_or(Fault::Stored(name))
+    }
+
+    pub(super) fn optional_integer(&self, name: &'static str) -> Result<Option<i64>> {
+        self.get(name)?
+            .map(|value| match value {
+                RawBsonRef::Int64(integer) => Ok(integer),
+                // An edit by hand in the shell or Compass makes these.
+                RawBsonRef::Int32(integer) => Ok(i64::from(integer)),
+                _ => Err(Fault::Stored(name)),
+            })
+            .transpose()
+    }
+
+    fn integer(&self, name: &'static str) -> Result<i64> {
+        self.optional_integer(name)?.ok_or(Fault::Stored(name))
+    }
+
+    fn boolean(&self, name: &'static str) -> Result<bool> {
+        self.get(name)?
+            .and_then(RawBsonRef::as_bool)
+            .ok_or(Fault::Stored(name))
+    }
+
+    fn optional_date(&self, name: &'static str) -> Result<Option<Timestamp>> {
+        let read = |value: RawBsonRef<'_>| {
+            value
+                .as_datetime()
+                .and_then(|at| Timestamp::from_unix_ms(at.timestamp_millis()))
+        };
+        self.get(name)?
+            .map(|value| read(value).ok_or(Fault::Stored(name)))
+            .transpose()
+    }
+
+    pub(super) fn date(&self, name: &'static str) -> Result<Timestamp> {
+        self.optional_date(name)?.ok_or(Fault::Stored(name))
+    }
+
+    fn object(&self, name: &'static str) -> Result<JsonObject> {
+        let document = self.get(name)?.and_then(RawBsonRef::as_document);
+        to_object(document.ok_or(Fault::Stored(name))?)
+    }
+
+    pub(super) fn life(&self) -> Result<Life> {
+        match self.optional_integer("life")? {
+            None => Ok(Life::FIRST),
+            Some(number) => Life::stored(number).ok_or(Fault::Stored("life")),
+        }
+    }
+
+    pub(super) fn tombstone(&self) -> Result<Option<Tombstone>> {
+        let Some(erased) = self.get("erased")? else {
+            return Ok(None);
+        };
+        let erased = Fields(erased.as_document().ok_or(Fault::Stored("erased"))?);
+        Ok(Some(Tombstone {
+            at: erased.date("at")?,
+            forget_at: erased.date("forgetAt")?,
+            life: self.life()?,
+            sweep_at: self.date("sweepAt")?,
+        }))
+    }
+}

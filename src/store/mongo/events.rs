@@ -1,0 +1,281 @@
+//! Reading events. Each statement names the key that the events of the session share, which is the shard key.
+//!
+//! A page is one range of the index `{session, timestamp, seq}`, from exactly where the last page ended. The index
+//! does not hold the event's id, which orders events of one timestamp and one `seq`: so few, if any, that they are put in
+//! order here. Two events share a `seq` only when two processes gave it at the same microsecond.
+
+use mongodb::{
+    bson::{Bson, Document, doc},
+    options::Hint,
+};
+
+use super::{
+    call::Call,
+    documents::{self, date},
+    fault::Result,
+    keys, sessions,
+    setup::schema::IN_ORDER,
+};
+use crate::{
+    domain::{Event, EventId, EventPosition, EventQuery, Order, Page, SessionKey, Timestamp},
+    store::refusal,
+};
+
+pub(super) async fn get(call: &Call, key: &SessionKey, id: &EventId) -> Result<Event> {
+    let life = sessions::life(call, key).await?;
+    let session = keys::of_events(&keys::of_session(key), life);
+    let wanted = vec![(keys::of_event(&session, id), session)];
+    let found = find(call, wanted).await?.pop();
+    match found {
+        Some((_, document)) => documents::read_event(&document, &key.id),
+        None => Err(refusal::event_not_found(&key.id, id).into()),
+    }
+}
+
+/// The stored ones of some events, each named by its key and the key that its session's events share.
+pub(super) async fn find(
+    call: &Call,
+    wanted: Vec<(String, String)>,
+) -> Result<Vec<(String, mongodb::bson::RawDocumentBuf)>> {
+    let (ids, mut sessions): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
+    sessions.sort_unstable();
+    sessions.dedup();
+    let filter = match (ids.as_slice(), sessions.as_slice()) {
+        ([id], [session]) => doc! { "_id": id, "session": session },
+        (ids, [session]) => doc! { "_id": { "$in": ids }, "session": session },
+        (ids, sessions) => doc! { "_id": { "$in": ids }, "session": { "$in": sessions } },
+    };
+    let (events, count) = (call.events(), ids.len());
+    call.run(move |attempt| {
+        let (events, filter) = (events.clone(), filter.clone());
+        async move {
+            let mut cursor = events
+                .find(filter)
+                // There is an index for either field; the id is the one that finds exactly these.
+                .hint(Hint::Name("_id_".to_owned()))
+                .batch_size(u32::try_from(count).unwrap_or(u32::MAX).saturating_add(1))
+                .max_time(attempt.time_max)
+                .comment(Bson::from("colloquy: events by id"))
+                .await?;
+            let mut found = Vec::with_capacity(count);
+            while cursor.advance().await? {
+                let document = cursor.current();
+                found.push((
+                    documents::Fields(document).text("_id")?.to_owned(),
+                    document.to_owned(),
+                ));
+            }
+            Ok(found)
+        }
+    })
+    .await
+}
+
+pub(super) async fn page(call: &Call, key: &SessionKey, query: &EventQuery) -> Result<Page<Event>> {
+    let life = sessions::life(call, key).await?;
+    let session = keys::of_events(&keys::of_session(key), life);
+    let Some(range) = Range::of(&session, query) else {
+        return Ok(Page {
+            items: Vec::new(),
+            has_more: false,
+        });
+    };
+    // One more to know whether there are more, and one that may be where the last page ended.
+    let mut wanted = query.limit.get() + 2;
+    loop {
+        if let Some(page) = read_page(call, key, query, range.clone(), wanted).await? {
+            return Ok(page);
+        }
+        // So many events at one place that they have to be read further.
+        wanted = wanted.saturating_mul(4);
+    }
+}
+
+/// Reads up to `wanted` events; `None` when those do not decide the page.
+async fn read_page(
+    call: &Call,
+    key: &SessionKey,
+    query: &EventQuery,
+    range: Range,
+    wanted: usize,
+) -> Result<Option<Page<Event>>> {
+    let (events, key, query) = (call.events(), key.clone(), query.clone());
+    call.run(move |attempt| {
+        let (events, key, query, range) = (events.clone(), key.clone(), query.clone(), range.clone());
+        async move {
+            let mut found = events
+                .find(range.filter)
+                .hint(Hint::Name(IN_ORDER.to_owned()))
+                .min(range.from)
+                .max(range.to)
+                .sort(match query.order {
+                    Order::Ascending => doc! { "timestamp": 1, "seq": 1 },
+                    Order::Descending => doc! { "timestamp": -1, "seq": -1 },
+                })
+                .limit(i64::try_from(wanted).unwrap_or(i64::MAX))
+                .batch_size(u32::try_from(wanted).unwrap_or(u32::MAX))
+                .max_time(attempt.time_max)
+                .comment(Bson::from("colloquy: events"))
+                .await?;
+            let mut page = Pager::new(&query);
+            let mut read = 0;
+            while found.advance().await? {
+                read += 1;
+                let event = documents::read_event(found.current(), &key.id)?;
+                if page.is_full_before(&event) {
+                    return Ok(Some(page.cut()));
+                }
+                page.push(event);
+            }
+            Ok((read < wanted || page.is_decided()).then(|| page.cut()))
+        }
+    })
+    .await
+}
+
+/// Puts a page together from events that come by timestamp and number.
+struct Pager<'a> {
+    query: &'a EventQuery,
+    items: Vec<Event>,
+    payload_bytes: usize,
+    /// Where the events begin that share the last place read.
+    last_place: usize,
+}
+
+impl<'a> Pager<'a> {
+    fn new(query: &'a EventQuery) -> Self {
+        Self {
+            query,
+            items: Vec::new(),
+            payload_bytes: 0,
+            last_place: 0,
+        }
+    }
+
+    fn is_at_last_place(&self, event: &Event) -> bool {
+        let last = self.items.last().map(|last| (last.timestamp, last.seq));
+        last == Some((event.timestamp, event.seq))
+    }
+
+    /// Whether there is more than the page takes already, and `event` is not one of those still to be sorted.
+    fn is_full_before(&self, event: &Event) -> bool {
+        let too_much =
+            self.items.len() > self.query.limit.get() || self.payload_bytes > self.query.payload_bytes_max;
+        too_much && self.items.len() > 1 && !self.is_at_last_place(event)
+    }
+
+    fn push(&mut self, event: Event) {
+        if !is_behind(&event, self.query) {
+            return;
+        }
+        if !self.is_at_last_place(&event) {
+            self.last_place = self.items.len();
+        }
+        self.payload_bytes = self.payload_bytes.saturating_add(event.payload.as_str().len());
+        self.items.push(event);
+    }
+
+    /// Whether the page ends before the last place, of which not all may have been read.
+    fn is_decided(&self) -> bool {
+        self.last_place >= self.query.limit.get()
+    }
+
+    fn cut(mut self) -> Page<Event> {
+        self.items.sort_by(|a, b| {
+            let order = position(a).cmp(&position(b));
+            match self.query.order {
+                Order::Ascending => order,
+                Order::Descending => order.reverse(),
+            }
+        });
+        let mut payload_bytes = 0_usize;
+        let fitting = self
+            .items
+            .iter()
+            .take(self.query.limit.get())
+            .take_while(|event| {
+                payload_bytes = payload_bytes.saturating_add(event.payload.as_str().len());
+                payload_bytes <= self.query.payload_bytes_max
+            });
+        let count = fitting.count().max(1).min(self.items.len());
+        let has_more = self.items.len() > count;
+        self.items.truncate(count);
+        Page {
+            items: self.items,
+            has_more,
+        }
+    }
+}
+
+fn position(event: &Event) -> (Timestamp, i64, &EventId) {
+    (event.timestamp, event.seq, &event.id)
+}
+
+/// Whether the event lies behind where the last page ended; of those at the very place, the id decides.
+fn is_behind(event: &Event, query: &EventQuery) -> bool {
+    let Some(after) = &query.after else {
+        return true;
+    };
+    let position = EventPosition::from(event);
+    match query.order {
+        Order::Ascending => position > *after,
+        Order::Descending => position < *after,
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Range {
+    filter: Document,
+    /// Inclusive.
+    from: Document,
+    /// Exclusive.
+    to: Document,
+}
+
+impl Range {
+    /// `None` where the bounds leave nothing.
+    fn of(session: &str, query: &EventQuery) -> Option<Self> {
+        let place = |at: Bson, seq: Bson| doc! { "session": session, "timestamp": at, "seq": seq };
+        let (since, until) = (query.filter.since, query.filter.until);
+        let (after, before) = match query.order {
+            Order::Ascending => (query.after.as_ref(), None),
+            Order::Descending => (None, query.after.as_ref()),
+        };
+        let from = match (after, since) {
+            (Some(after), since) if since.is_none_or(|since| after.timestamp >= since) => {
+                place(date(after.timestamp).into(), after.seq.into())
+            }
+            (_, Some(since)) => place(date(since).into(), Bson::MinKey),
+            (_, None) => place(Bson::MinKey, Bson::MinKey),
+        };
+        let to = match (before, until) {
+            (Some(before), until) if until.is_none_or(|until| before.timestamp < until) => {
+                // Inclusive, since an event at the very place may have a lower id.
+                place(date(before.timestamp).into(), just_above(before.seq))
+            }
+            (_, Some(until)) => place(date(until).into(), Bson::MinKey),
+            (_, None) => place(Bson::MaxKey, Bson::MaxKey),
+        };
+        let first = since.max(after.map(|after| after.timestamp));
+        let last = before.map(|before| before.timestamp);
+        let nothing_until = first.zip(until).is_some_and(|(first, until)| first >= until);
+        let nothing_before = first.zip(last).is_some_and(|(first, last)| first > last);
+        (!nothing_until && !nothing_before).then(|| Self {
+            filter: filter(session, query),
+            from,
+            to,
+        })
+    }
+}
+
+fn filter(session: &str, query: &EventQuery) -> Document {
+    let mut filter = doc! { "session": session };
+    if let Some(event_type) = &query.filter.event_type {
+        filter.insert("type", event_type.as_str());
+    }
+    filter
+}
+
+fn just_above(seq: i64) -> Bson {
+    seq.checked_add(1).map_or(Bson::MaxKey, Bson::from)
+}

@@ -1,0 +1,292 @@
+//! The store for many replicas: MongoDB, as a replica set or sharded.
+//!
+//! - Two collections, `sessions` and `events`; an operator finds in `documents` what lies in them, and in `keys`
+//!   how it is named. Every statement of the request path names its session's key, which is the shard key, and so
+//!   goes to one shard; only the listing and upkeep ask all of them.
+//! - A write is acknowledged when a majority has it in its journal (I1), and reads go to the primary and see what a
+//!   majority has (I3). No transactions: each change is one statement on one document, with a condition that holds
+//!   once, so whoever is second learns it, and everything can be repeated.
+//! - Appends share an insert; see `append`. Erasure is a tombstone first; see `erasure`.
+//! - A call has a time limit, for the server too, and ends as [`Kind::Unavailable`]; see `call` and `fault`.
+//! - The database is prepared by `colloquy init`, never by serving; see `setup`.
+//!
+//! I3 leans on MongoDB's majority reads from the primary. They leave a gap that no read concern short of
+//! `linearizable` closes, in the seconds of a failover: a primary that was cut off and does not know it yet, or one that
+//! was just elected and has not committed anything, may answer with a slightly older state.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use mongodb::{
+    Client,
+    bson::{Document, doc},
+};
+
+use super::{Append, Opened, Store, Upkeep};
+use crate::domain::{
+    Appended, End, Error, Event, EventId, EventQuery, Expected, Kind, Page, Result, Session, SessionKey,
+    SessionPatch, SessionQuery, Tenant, Timestamp,
+};
+
+mod append;
+mod call;
+mod connect;
+mod documents;
+mod erasure;
+mod events;
+mod fault;
+mod keys;
+mod payload;
+mod sequence;
+mod sessions;
+mod setup;
+
+use call::Calls;
+use connect::Connection;
+use sequence::Sequences;
+pub use setup::{CHUNKS_DEFAULT, CHUNKS_MAX, Finding, Report, State};
+use setup::{Mode, admin::Server};
+
+const SESSIONS: &str = "sessions";
+const EVENTS: &str = "events";
+
+/// The database of a URL that names none.
+const DATABASE_DEFAULT: &str = "colloquy";
+
+/// The limits of a [`MongoStore`].
+#[derive(Debug, Clone)]
+pub struct MongoOptions {
+    /// Connections to a server, and calls of the store under way; at least one.
+    pub pool_max: u32,
+    /// Connections kept open to a server, and opened before the store serves.
+    pub pool_min: u32,
+    /// Connections opened to a server at the same time.
+    pub pool_connecting_max: u32,
+    /// Longest wait of a call for its turn, after which it is [`Kind::Overloaded`].
+    pub call_wait_max: Duration,
+    /// Longest that a call takes, tries and waits included, after which it is [`Kind::Unavailable`]; what it wrote may be
+    /// stored all the same.
+    pub call_time_max: Duration,
+    /// Tries of a statement, where another try is safe and may help; at least one.
+    pub attempts_max: u32,
+    /// Longest search for a server that can do what is asked, within the time of the call.
+    pub server_selection_max: Duration,
+    /// Longest that a new connection takes.
+    pub connect_time_max: Duration,
+    /// Longest that a statement of set-up takes, such as building an index.
+    pub setup_time_max: Duration,
+    /// Sessions whose last `seq` is remembered, by about 200 bytes each.
+    pub sequences_max: usize,
+    /// Events of an erased session deleted by one statement; at least one.
+    pub purge_events_max: u32,
+    /// Events deleted in one round of upkeep, about.
+    pub upkeep_events_max: usize,
+    /// Sessions that upkeep looks at in one statement; at least one.
+    pub upkeep_sessions_max: u32,
+}
+
+impl Default for MongoOptions {
+    fn default() -> Self {
+        Self {
+            pool_max: 64,
+            pool_min: 8,
+            pool_connecting_max: 4,
+            call_wait_max: Duration::from_secs(5),
+            call_time_max: Duration::from_secs(15),
+            attempts_max: 10,
+            server_selection_max: Duration::from_secs(5),
+            connect_time_max: Duration::from_secs(3),
+            setup_time_max: Duration::from_hours(1),
+            sequences_max: 65_536,
+            purge_events_max: 500,
+            upkeep_events_max: 5_000,
+            upkeep_sessions_max: 100,
+        }
+    }
+}
+
+impl MongoOptions {
+    /// With every number that must be at least one so.
+    fn at_least_one(mut self) -> Self {
+        for number in [
+            &mut self.pool_max,
+            &mut self.attempts_max,
+            &mut self.purge_events_max,
+            &mut self.upkeep_sessions_max,
+        ] {
+            *number = (*number).max(1);
+        }
+        self
+    }
+}
+
+/// A store in a MongoDB database.
+pub struct MongoStore {
+    client: Client,
+    calls: Calls,
+    sequences: Sequences,
+    /// The write concern, for commands that the driver does not see into.
+    concern: Document,
+    options: MongoOptions,
+}
+
+impl fmt::Debug for MongoStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MongoStore").finish_non_exhaustive()
+    }
+}
+
+impl MongoStore {
+    /// Connects to the database that `url` names (`mongodb://` or `mongodb+srv://`), and looks whether it was
+    /// initialised.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`], in words for whoever runs the process: the URL is wrong, the server can't be reached, or
+    /// the database is not set up, and then how to do that.
+    pub async fn connect(url: &str, options: MongoOptions) -> Result<Self> {
+        let options = options.at_least_one();
+        let connection = Connection::open(url, &options).await?;
+        let report = connection.setup(Mode::Check, options.call_time_max).await?;
+        if let Some(problem) = report.problems().next() {
+            let name = &connection.database;
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "the MongoDB database {name} is not set up ({}): run `colloquy init` with the same configuration, \
+                     then `colloquy check` shows what is there",
+                    problem.what
+                ),
+            ));
+        }
+        connection.client.warm_connection_pool().await;
+        let database = connection.client.database(&connection.database);
+        Ok(Self {
+            calls: Calls::new(database, &options),
+            sequences: Sequences::new(options.sequences_max),
+            concern: connection.concern,
+            client: connection.client,
+            options,
+        })
+    }
+}
+
+/// `colloquy init`: makes what the store needs, says what it did, and can be repeated. `chunks` counts for a sharded
+/// cluster alone: 1 to [`CHUNKS_MAX`].
+///
+/// # Errors
+/// [`Kind::Unavailable`]: it could not be done.
+pub async fn init(url: &str, options: &MongoOptions, chunks: u32) -> Result<Report> {
+    let connection = Connection::open(url, options).await?;
+    connection
+        .setup(Mode::Init { chunks }, options.setup_time_max)
+        .await
+}
+
+/// `colloquy check`: says what is there of what the store needs.
+///
+/// # Errors
+/// [`Kind::Unavailable`]: it could not be found out.
+pub async fn check(url: &str, options: &MongoOptions) -> Result<Report> {
+    let connection = Connection::open(url, options).await?;
+    connection.setup(Mode::Check, options.call_time_max).await
+}
+
+impl Connection {
+    async fn setup(&self, mode: Mode, time_max: Duration) -> Result<Report> {
+        let server = Server {
+            client: self.client.clone(),
+            time_max,
+        };
+        let report = setup::run(&server, &self.database, mode).await;
+        report.map_err(|error| Error::new(Kind::Unavailable, format!("MongoDB: {error}")))
+    }
+}
+
+#[async_trait]
+impl Store for MongoStore {
+    async fn open(&self, tenant: &Tenant, session: Session, now: Timestamp) -> Result<Opened> {
+        let call = self.calls.begin().await?;
+        let (opened, life) = sessions::open(&call, tenant, session, now).await?;
+        if opened.created {
+            // What is remembered is of a session with the same id that is forgotten.
+            let key = SessionKey::new(tenant.clone(), opened.session.id.clone());
+            self.sequences
+                .forget(&keys::of_events(&keys::of_session(&key), life));
+        }
+        Ok(opened)
+    }
+
+    async fn session(&self, key: &SessionKey) -> Result<Session> {
+        let call = self.calls.begin().await?;
+        let (session, _) = sessions::load(&call, key).await?;
+        Ok(session)
+    }
+
+    async fn sessions(&self, tenant: &Tenant, query: &SessionQuery) -> Result<Page<Session>> {
+        let call = self.calls.begin().await?;
+        Ok(sessions::list(&call, tenant, query).await?)
+    }
+
+    async fn patch(&self, key: &SessionKey, patch: &SessionPatch, expected: &Expected) -> Result<Session> {
+        let call = self.calls.begin().await?;
+        Ok(sessions::patch(&call, key, patch, expected).await?)
+    }
+
+    async fn end(&self, key: &SessionKey, end: &End, now: Timestamp) -> Result<Session> {
+        let call = self.calls.begin().await?;
+        Ok(sessions::end(&call, key, end, now).await?)
+    }
+
+    async fn erase(&self, key: &SessionKey, forget_at: Timestamp) -> Result<()> {
+        let call = self.calls.begin().await?;
+        Ok(erasure::erase(&call, key, forget_at, &self.options).await?)
+    }
+
+    async fn append(&self, batch: Vec<Append>) -> Result<Vec<Result<Appended>>> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let call = self.calls.begin().await?;
+        Ok(append::append(&call, &self.sequences, &self.concern, &batch).await?)
+    }
+
+    async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<Page<Event>> {
+        let call = self.calls.begin().await?;
+        Ok(events::page(&call, key, query).await?)
+    }
+
+    async fn event(&self, key: &SessionKey, id: &EventId) -> Result<Event> {
+        let call = self.calls.begin().await?;
+        Ok(events::get(&call, key, id).await?)
+    }
+
+    async fn ping(&self) -> Result<()> {
+        let call = self.calls.begin().await?;
+        let database = call.database();
+        // Through the primary: without one, nothing can be written.
+        let ping = call.run(move |attempt| {
+            let database = database.clone();
+            async move {
+                let time_max = i64::try_from(attempt.time_max.as_millis()).unwrap_or(i64::MAX);
+                database
+                    .run_command(doc! { "ping": 1, "maxTimeMS": time_max })
+                    .await?;
+                Ok(())
+            }
+        });
+        Ok(ping.await?)
+    }
+
+    async fn upkeep(&self, now: Timestamp) -> Result<Upkeep> {
+        let call = self.calls.begin().await?;
+        Ok(erasure::upkeep(&call, now, &self.options).await?)
+    }
+
+    async fn close(&self) {
+        self.calls.close().await;
+        let client = self.client.clone();
+        // Whatever still hangs on a connection is not waited for.
+        let shutdown = tokio::spawn(async move { client.shutdown().immediate(true).await });
+        let _ = tokio::time::timeout(self.options.call_time_max, shutdown).await;
+    }
+}

@@ -1,0 +1,200 @@
+//! What `colloquy init` makes of a database, and what `colloquy check` and `colloquy serve` want to find.
+//!
+//! - [`schema`]: the collections, validators and indexes.
+//! - [`admin`]: how commands are sent; tests put a scripted server in the place of a real one.
+//! - [`plain`]: collections and indexes, which every deployment has.
+//! - [`sharding`]: shard keys and chunks, where a `mongos` answers.
+//!
+//! All of it can be repeated, and concurrently: what is there is left as it is, and nothing is ever dropped. What is
+//! there, but different, is for a person to look at, and is reported as a problem.
+
+use std::fmt;
+
+use mongodb::bson::{Document, doc};
+
+pub(super) mod admin;
+#[cfg(test)]
+mod mongos;
+mod plain;
+pub(super) mod schema;
+mod sharding;
+#[cfg(test)]
+mod tests;
+
+use admin::{Admin, Refused};
+
+/// How many chunks each collection is split into, where the caller does not say.
+pub const CHUNKS_DEFAULT: u32 = 256;
+
+/// Most chunks a collection can be split into: one for every value of the hash that keys begin with.
+pub const CHUNKS_MAX: u32 = 1 << (4 * super::keys::HASH_DIGITS);
+
+/// What was found or done, a line a thing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Report(pub Vec<Finding>);
+
+/// One line of a [`Report`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub state: State,
+    pub what: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It was as it should be.
+    Fine,
+    /// It was made so just now.
+    Done,
+    /// It is not there; `init` would make it.
+    Missing,
+    /// It is there as another version made it, and does for serving; `init` would bring it up to date.
+    Outdated,
+    /// It is there, but other than it should be; `init` leaves it alone.
+    Wrong,
+}
+
+impl Report {
+    fn say(&mut self, state: State, what: impl Into<String>) {
+        self.0.push(Finding {
+            state,
+            what: what.into(),
+        });
+    }
+
+    /// Whether the database can be served from.
+    pub fn is_ready(&self) -> bool {
+        self.problems().next().is_none()
+    }
+
+    pub fn problems(&self) -> impl Iterator<Item = &Finding> {
+        self.0
+            .iter()
+            .filter(|finding| matches!(finding.state, State::Missing | State::Wrong))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, Finding { state, what }) in self.0.iter().enumerate() {
+            let word = match state {
+                State::Fine => "ok      ",
+                State::Done => "done    ",
+                State::Missing => "missing ",
+                State::Outdated => "outdated",
+                State::Wrong => "WRONG   ",
+            };
+            let end = if at > 0 { "\n" } else { "" };
+            write!(f, "{end}{word}  {what}")?;
+        }
+        Ok(())
+    }
+}
+
+/// MongoDB 5.0, the first to store any key below the top of a document, `$` in front or not.
+const WIRE_VERSION_MIN: i32 = 13;
+
+/// Why a set-up could not be looked at, or finished.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error("{what}: {refused}")]
+    Refused { what: String, refused: Refused },
+    #[error("MongoDB gave a reply that is not understood: {0}")]
+    Reply(&'static str),
+    #[error(
+        "this is a standalone MongoDB server: Colloquy needs a replica set, of one member at least, so that what it acknowledges is on a majority (start mongod with --replSet and run rs.initiate())"
+    )]
+    Standalone,
+    #[error("this MongoDB server is too old: Colloquy needs 5.0 or newer")]
+    TooOld,
+    #[error("chunks must be from 1 to {CHUNKS_MAX}")]
+    Chunks,
+}
+
+pub(super) type Result<T, E = SetupError> = std::result::Result<T, E>;
+
+/// What to do about what is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Make it; where sharded, of this many chunks.
+    Init { chunks: u32 },
+    /// Report it.
+    Check,
+}
+
+/// What answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Deployment {
+    ReplicaSet,
+    Sharded,
+}
+
+/// Sets up, or looks at, the database with this name.
+pub(super) async fn run(admin: &dyn Admin, database: &str, mode: Mode) -> Result<Report> {
+    if matches!(mode, Mode::Init { chunks } if !(1..=CHUNKS_MAX).contains(&chunks)) {
+        return Err(SetupError::Chunks);
+    }
+    let mut report = Report::default();
+    let deployment = deployment(admin, &mut report).await?;
+    plain::run(admin, database, mode, &mut report).await?;
+    // Without its collections there is nothing yet to be sharded.
+    if deployment == Deployment::Sharded && (mode != Mode::Check || report.is_ready()) {
+        sharding::run(admin, database, mode, &mut report).await?;
+    }
+    Ok(report)
+}
+
+async fn deployment(admin: &dyn Admin, report: &mut Report) -> Result<Deployment> {
+    let hello = admin::send(
+        admin,
+        "admin",
+        doc! { "hello": 1 },
+        "asking the server what it is",
+    )
+    .await?;
+    if hello
+        .get_i32("maxWireVersion")
+        .is_ok_and(|version| version < WIRE_VERSION_MIN)
+    {
+        return Err(SetupError::TooOld);
+    }
+    if hello.get_str("msg").ok() == Some("isdbgrid") {
+        report.say(State::Fine, "a sharded cluster answers (mongos)");
+        return Ok(Deployment::Sharded);
+    }
+    match hello.get_str("setName") {
+        Ok(name) => {
+            report.say(State::Fine, format!("the replica set {name} answers"));
+            Ok(Deployment::ReplicaSet)
+        }
+        Err(_) => Err(SetupError::Standalone),
+    }
+}
+
+/// Reads a whole collection or listing through its cursor.
+async fn read_all(admin: &dyn Admin, database: &str, command: Document, what: &str) -> Result<Vec<Document>> {
+    let mut reply = admin::send(admin, database, command, what).await?;
+    let mut all = Vec::new();
+    loop {
+        let cursor = reply
+            .get_document("cursor")
+            .map_err(|_| SetupError::Reply("no cursor"))?;
+        let batch = cursor
+            .get_array("firstBatch")
+            .or_else(|_| cursor.get_array("nextBatch"));
+        let batch = batch.map_err(|_| SetupError::Reply("a cursor without a batch"))?;
+        all.extend(batch.iter().filter_map(|item| item.as_document().cloned()));
+        let id = cursor
+            .get_i64("id")
+            .map_err(|_| SetupError::Reply("a cursor without an id"))?;
+        if id == 0 {
+            return Ok(all);
+        }
+        let namespace = cursor.get_str("ns").unwrap_or_default();
+        let collection = namespace
+            .split_once('.')
+            .map_or(namespace, |(_, collection)| collection);
+        let more = doc! { "getMore": id, "collection": collection };
+        reply = admin::send(admin, database, more, what).await?;
+    }
+}

@@ -1,0 +1,241 @@
+//! A server that fails, hangs or goes away: what is safe is tried again, nothing else is, and no call hangs.
+
+use std::time::Instant;
+
+use colloquy::{
+    domain::{Expected, Kind, SessionPatch},
+    store::mongo::{CHUNKS_DEFAULT, MongoOptions},
+};
+use mongodb::bson::{Document, doc};
+
+use super::{SOON, append, command, connect, database, event, events, key, open, options, quick};
+use crate::engines::{Engine, ReplicaSet, with_database};
+
+/// A server of one's own, a store on it, and the way to tell the server what to fail.
+struct Broken {
+    set: ReplicaSet,
+    store: std::sync::Arc<dyn colloquy::store::Store>,
+    admin: mongodb::Database,
+    failed: i32,
+}
+
+impl Broken {
+    async fn new() -> Self {
+        // Time for several elections of a server, as far as the driver can tell.
+        Self::with(options()).await
+    }
+
+    async fn with(options: MongoOptions) -> Self {
+        let set = ReplicaSet::start(1).await;
+        let url = with_database(&set.url(), "colloquy");
+        colloquy::store::mongo::init(&url, &options, CHUNKS_DEFAULT)
+            .await
+            .unwrap();
+        let store = connect(
+            &format!("{url}&appName=under-test&heartbeatFrequencyMS=500"),
+            options,
+        )
+        .await;
+        let admin = database(&url).await.client().database("admin");
+        Self {
+            set,
+            store,
+            admin,
+            failed: 0,
+        }
+    }
+
+    /// Has the next `times` of these commands fail.
+    async fn fail(&self, commands: &[&str], times: i32, how: Document) {
+        let mut data = doc! { "failCommands": commands, "appName": "under-test" };
+        data.extend(how);
+        let fail = doc! { "configureFailPoint": "failCommand", "mode": { "times": times }, "data": data };
+        command(&self.admin, fail).await;
+    }
+
+    /// How many commands have failed since this was last asked.
+    async fn failed(&mut self) -> i32 {
+        let off = doc! { "configureFailPoint": "failCommand", "mode": "off" };
+        let count = command(&self.admin, off).await.get_i32("count").unwrap();
+        count - std::mem::replace(&mut self.failed, count)
+    }
+}
+
+/// The statement runs, and its confirmation is lost.
+fn unconfirmed() -> Document {
+    doc! { "writeConcernError": { "code": 91, "codeName": "ShutdownInProgress", "errmsg": "gone" } }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_whose_answer_was_lost_is_stored_once_and_told_as_new() {
+    let mut broken = Broken::new().await;
+    let store = &broken.store.clone();
+    open(store, "s").await;
+    for (n, how) in [
+        unconfirmed(),
+        doc! { "closeConnection": true },
+        doc! { "errorCode": 11602 },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // The driver tries twice by itself; here is work for more.
+        broken.fail(&["insert"], 3, how).await;
+        let id = format!("e-{n}");
+        let appended = append(store, event("s", &id, n as i64)).await.unwrap();
+        assert!(!appended.replayed, "{id}");
+        assert_eq!(broken.failed().await, 3);
+        assert!(append(store, event("s", &id, 99)).await.unwrap().replayed);
+    }
+    assert_eq!(events(store, "s").await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_whose_answer_was_lost_is_made_once() {
+    let broken = Broken::new().await;
+    let store = &broken.store;
+    broken.fail(&["insert"], 3, unconfirmed()).await;
+    let session = colloquy::domain::Session::opened(Default::default(), "s".parse().unwrap(), super::at(1));
+    let opened = store
+        .open(&Default::default(), session.clone(), super::at(1))
+        .await
+        .unwrap();
+    assert_eq!(opened.session, session);
+    for (n, how) in [unconfirmed(), doc! { "closeConnection": true }]
+        .into_iter()
+        .enumerate()
+    {
+        broken.fail(&["update", "findAndModify"], 3, how.clone()).await;
+        let patch = SessionPatch::read(format!(r#"{{"userId":"u-{n}"}}"#).as_bytes()).unwrap();
+        let version = n as i64 + 1;
+        let patched = store
+            .patch(&key("s"), &patch, &Expected::OneOf(vec![version]))
+            .await
+            .unwrap();
+        assert_eq!(patched.version, version + 1);
+    }
+    broken.fail(&["update"], 3, unconfirmed()).await;
+    append(store, event("s", "e", 1)).await.unwrap();
+    assert_eq!(
+        store.session(&key("s")).await.unwrap().version,
+        4,
+        "made active once"
+    );
+    broken.fail(&["findAndModify"], 3, unconfirmed()).await;
+    let ended = store
+        .end(&key("s"), &Default::default(), super::at(9))
+        .await
+        .unwrap();
+    assert_eq!(ended.version, 5);
+    broken.fail(&["findAndModify"], 3, unconfirmed()).await;
+    store
+        .erase(&key("s"), super::at(i64::from(i32::MAX)))
+        .await
+        .unwrap();
+    assert_eq!(
+        store.session(&key("s")).await.unwrap_err().kind(),
+        Kind::SessionErased
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_second_try_would_not_change_is_not_tried_again() {
+    let mut broken = Broken::new().await;
+    let store = &broken.store.clone();
+    open(store, "s").await;
+    for (code, kind) in [
+        (50, Kind::Unavailable),
+        (11601, Kind::Unavailable),
+        (13, Kind::Internal),
+        (2, Kind::Internal),
+    ] {
+        for name in ["find", "insert"] {
+            broken.fail(&[name], 1, doc! { "errorCode": code }).await;
+            let appended = append(store, event("s", "e", 1)).await;
+            assert_eq!(appended.unwrap_err().kind(), kind, "{name} {code}");
+            assert_eq!(broken.failed().await, 1, "{name} {code}");
+        }
+    }
+    assert!(events(store, "s").await.is_empty());
+    append(store, event("s", "e", 1)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unconfirmed_write_that_stays_so_is_unavailable_and_settled_by_a_repeat() {
+    let broken = Broken::new().await;
+    let store = &broken.store;
+    open(store, "s").await;
+    let timed_out = doc! { "writeConcernError": { "code": 64, "codeName": "WriteConcernTimeout", "errmsg": "waiting for replication timed out" } };
+    broken.fail(&["insert"], 1, timed_out).await;
+    let first = append(store, event("s", "e", 1)).await;
+    assert_eq!(first.unwrap_err().kind(), Kind::Unavailable);
+    assert_eq!(
+        append(store, event("s", "e", 1)).await.unwrap().event.id.as_str(),
+        "e"
+    );
+    assert_eq!(events(store, "s").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hangs_or_is_gone_makes_no_call_hang() {
+    let mut broken = Broken::with(quick()).await;
+    let store = broken.store.clone();
+    open(&store, "s").await;
+    append(&store, event("s", "before", 1)).await.unwrap();
+    let unavailable = async |what: &str| {
+        let started = Instant::now();
+        let session = key("s");
+        let everything = super::everything(Default::default());
+        let outcomes = tokio::join!(
+            async { store.session(&session).await.map(|_| ()) },
+            async { store.events(&session, &everything).await.map(|_| ()) },
+            async { append(&store, event("s", "during", 2)).await.map(|_| ()) },
+            async {
+                store
+                    .end(&session, &Default::default(), super::at(1))
+                    .await
+                    .map(|_| ())
+            },
+            store.ping(),
+        );
+        for outcome in <[_; 5]>::from(outcomes) {
+            assert_eq!(outcome.unwrap_err().kind(), Kind::Unavailable, "{what}");
+        }
+        assert!(started.elapsed() < SOON, "{what}: {:?}", started.elapsed());
+    };
+    broken.set.member(0).stop_signal();
+    unavailable("hangs").await;
+    broken.set.member(0).continue_signal();
+    serves_again(&store).await;
+
+    broken.set.member(0).kill9();
+    unavailable("is gone").await;
+    broken.set.restart(0).await;
+    serves_again(&store).await;
+    assert_eq!(events(&store, "s").await[0].id.as_str(), "before");
+}
+
+async fn serves_again(store: &std::sync::Arc<dyn colloquy::store::Store>) {
+    let started = Instant::now();
+    while store.ping().await.is_err() {
+        assert!(started.elapsed() < SOON, "it does not come back");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closing_waits_for_what_was_begun() {
+    let broken = Broken::new().await;
+    let store = &broken.store;
+    open(store, "s").await;
+    let slow = doc! { "blockConnection": true, "blockTimeMS": 300 };
+    broken.fail(&["insert"], 1, slow).await;
+    let (first, ()) = tokio::join!(append(store, event("s", "e", 1)), async {
+        tokio::task::yield_now().await;
+        store.close().await;
+    });
+    assert!(!first.unwrap().replayed);
+    assert_eq!(
+        append(store, event("s", "f", 2)).await.unwrap_err().kind(),
+        Kind::Unavailable
+    );
+}

@@ -1,0 +1,365 @@
+//! What the server saw: with its profiler on, every statement of the request path names the shard key, none scans a
+//! collection or sorts, and a page costs the same at any depth.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use colloquy::{
+    domain::{
+        Conversation, End, EventFilter, EventPosition, EventQuery, Expected, NewEvent, NewSession, Order,
+        Session, SessionFilter, SessionPatch, SessionPosition, SessionQuery, Tenant,
+    },
+    service::{GroupLimits, Limits, Service},
+    store::mongo,
+};
+use mongodb::{
+    Database,
+    bson::{Bson, Document, doc},
+};
+
+use crate::engines;
+
+use super::{append, at, command, event, everything, key, open, store};
+
+/// What each statement says of itself; the last two may go to every shard.
+const COMMENTS: [&str; 11] = [
+    "colloquy: open",
+    "colloquy: session",
+    "colloquy: standing",
+    "colloquy: patch",
+    "colloquy: end",
+    "colloquy: append",
+    "colloquy: last seq",
+    "colloquy: events",
+    "colloquy: events by id",
+    "colloquy: erase",
+    BROADCASTS[0],
+];
+const BROADCASTS: [&str; 2] = ["colloquy: listing", "colloquy: upkeep"];
+
+async fn watch(database: &Database) {
+    command(database, doc! { "profile": 0 }).await;
+    database
+        .collection::<Document>("system.profile")
+        .drop()
+        .await
+        .unwrap();
+    command(
+        database,
+        doc! { "create": "system.profile", "capped": true, "size": 64 * 1024 * 1024 },
+    )
+    .await;
+    command(database, doc! { "profile": 2 }).await;
+}
+
+/// The statements on our collections since [`watch`].
+async fn seen(database: &Database) -> Vec<Document> {
+    command(database, doc! { "profile": 0 }).await;
+    let ours = ["sessions", "events"].map(|name| format!("{}.{name}", database.name()));
+    let filter = doc! { "ns": { "$in": ours.to_vec() } };
+    let mut cursor = database
+        .collection::<Document>("system.profile")
+        .find(filter)
+        .await
+        .unwrap();
+    let mut seen = Vec::new();
+    while cursor.advance().await.unwrap() {
+        seen.push(cursor.deserialize_current().unwrap());
+    }
+    seen
+}
+
+fn comment(statement: &Document) -> String {
+    let said = statement.get_document("command").unwrap();
+    let said = said.get_document("originatingCommand").unwrap_or(said);
+    said.get_str("comment").unwrap_or_default().to_owned()
+}
+
+/// Whether one shard can answer, by what the statement asks for: a value, values, or a range closed on both sides.
+fn is_targeted(statement: &Document) -> bool {
+    let said = statement.get_document("command").unwrap();
+    let said = said.get_document("originatingCommand").unwrap_or(said);
+    let shard_key = if statement.get_str("ns").unwrap().ends_with(".sessions") {
+        "_id"
+    } else {
+        "session"
+    };
+    let stage = || {
+        said.get_array("pipeline")
+            .ok()?
+            .first()?
+            .as_document()?
+            .get_document("$match")
+            .ok()
+    };
+    let filter = match statement.get_str("op").unwrap() {
+        // A document to insert is its own shard key.
+        "insert" => return true,
+        _ => ["filter", "query", "q"]
+            .iter()
+            .find_map(|name| said.get_document(*name).ok())
+            .or_else(stage),
+    };
+    match filter.and_then(|filter| filter.get(shard_key)) {
+        Some(Bson::String(_)) => true,
+        Some(Bson::Document(range)) => {
+            range.contains_key("$in") || (range.contains_key("$gte") && range.contains_key("$lt"))
+        }
+        _ => false,
+    }
+}
+
+pub fn service(store: std::sync::Arc<dyn colloquy::store::Store>) -> Service {
+    let groups = GroupLimits {
+        queue_events_max: 20_000,
+        queue_bytes_max: 1 << 26,
+        group_events_max: 1_000,
+        group_bytes_max: 1 << 23,
+        flush_slots: 2,
+    };
+    let tombstone = std::time::Duration::from_hours(24);
+    Service::new(
+        store,
+        Limits {
+            page_payload_bytes_max: 1 << 22,
+            tombstone,
+            groups,
+        },
+    )
+}
+
+/// Every use case, every way of asking.
+async fn use_everything(service: &Service) {
+    let tenant = Tenant::default();
+    let conversation = |n: usize| {
+        let line = format!(
+            r#"{{"session":{{"sessionId":"s-{n}","userId":"u-{}"}},"events":[{{"eventId":"a","type":"system","payload":{{}}}},{{"eventId":"b","type":"system","payload":{{"n":{n}}}}}]}}"#,
+            n % 2
+        );
+        Conversation::read(line.as_bytes()).unwrap()
+    };
+    let opened = (0..12).map(|n| {
+        let (service, tenant, one) = (service.clone(), tenant.clone(), conversation(n));
+        tokio::spawn(async move {
+            let key = super::key(one.id.as_str());
+            for _ in 0..2 {
+                let session = NewSession {
+                    id: Some(one.id.clone()),
+                    ..one.session.clone()
+                };
+                service.open(&tenant, session).await.unwrap();
+                service.append_batch(&key, one.events.clone()).await.unwrap();
+            }
+            for event in one.events.clone() {
+                service.append(&key, event).await.unwrap();
+            }
+            key
+        })
+    });
+    let keys: Vec<_> = futures_util::future::join_all(opened)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    let clash = NewEvent::read(br#"{"eventId":"a","type":"user_speech","payload":{}}"#, "").unwrap();
+    let filters = [
+        EventFilter::default(),
+        EventFilter {
+            event_type: Some("system".parse().unwrap()),
+            since: Some(at(0)),
+            until: Some(at(i64::from(i32::MAX) * 1_000)),
+        },
+    ];
+    for key in &keys {
+        assert!(service.append(key, clash.clone()).await.is_err());
+        for (filter, order) in filters
+            .iter()
+            .flat_map(|filter| [Order::Ascending, Order::Descending].map(|order| (filter, order)))
+        {
+            let page = service
+                .events(key, filter.clone(), order, "1".parse().unwrap(), None)
+                .await
+                .unwrap();
+            let next = page.next_cursor.as_deref();
+            service
+                .events(key, filter.clone(), order, "1".parse().unwrap(), next)
+                .await
+                .unwrap();
+        }
+        service
+            .session_with_events(key, Order::Ascending, Default::default(), None)
+            .await
+            .unwrap();
+        service.event(key, &"a".parse().unwrap()).await.unwrap();
+        assert!(service.event(key, &"missing".parse().unwrap()).await.is_err());
+        let patch = SessionPatch::read(br#"{"metadata":{"a":1},"userId":null}"#).unwrap();
+        service.update(key, &patch, &Expected::Any).await.unwrap();
+    }
+    for key in &keys[..6] {
+        service.complete(key, &End::default()).await.unwrap();
+        service.complete(key, &End::default()).await.unwrap();
+        assert!(service.append(key, clash.clone()).await.is_err());
+        service.erase(key).await.unwrap();
+        service.erase(key).await.unwrap();
+        assert!(service.append(key, clash.clone()).await.is_err());
+    }
+    assert!(
+        service
+            .complete(&super::key("missing"), &End::default())
+            .await
+            .is_err()
+    );
+    for (status, user) in [
+        (None, None),
+        (Some("active"), None),
+        (None, Some("u-1")),
+        (Some("active"), Some("u-1")),
+    ] {
+        let filter = SessionFilter {
+            status: status.map(|status| status.parse().unwrap()),
+            user_id: user.map(|user| user.parse().unwrap()),
+            ..SessionFilter::default()
+        };
+        service
+            .sessions(&tenant, filter, "2".parse().unwrap(), None)
+            .await
+            .unwrap();
+    }
+    service.upkeep().await.unwrap();
+    service.ready().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_statement_of_the_request_path_names_the_shard_key() {
+    let url = engines::mongodb().await;
+    mongo::init(&url, &super::options(), 1).await.unwrap();
+    let (store, database) = (
+        super::connect(&url, super::options()).await,
+        super::database(&url).await,
+    );
+    let other = super::connect(&url, super::options()).await;
+    watch(&database).await;
+    use_everything(&service(store.clone())).await;
+    // Another process knows no session, and asks for the last numbers.
+    append(&other, event("s-11", "other", 1)).await.unwrap();
+    let statements = seen(&database).await;
+    let mut comments = BTreeSet::new();
+    for statement in &statements {
+        let comment = comment(statement);
+        let is_update_of_many = statement.get_str("op").unwrap() == "update" && comment.is_empty();
+        if !BROADCASTS.contains(&comment.as_str()) {
+            assert!(is_targeted(statement), "a broadcast: {statement}");
+        }
+        assert!(
+            !comment.is_empty() || is_update_of_many,
+            "a statement that does not say what it is for: {statement}"
+        );
+        let plan = statement.get_str("planSummary").unwrap_or_default();
+        assert!(!plan.contains("COLLSCAN"), "{statement}");
+        assert!(
+            !statement.get_bool("hasSortStage").unwrap_or(false),
+            "{statement}"
+        );
+        comments.insert(comment);
+    }
+    let unseen: Vec<_> = COMMENTS
+        .iter()
+        .filter(|comment| !comments.contains(**comment))
+        .collect();
+    assert!(unseen.is_empty(), "not seen at work: {unseen:?}");
+    // What an update of several sessions says of itself, the profiler leaves out.
+    let activated = |statement: &&Document| {
+        let said = statement.get_document("command").unwrap();
+        said.get_document("q")
+            .is_ok_and(|filter| filter.get_str("status").is_ok_and(|status| status == "initiated"))
+    };
+    assert_eq!(statements.iter().filter(activated).count(), 12);
+}
+
+#[test]
+fn a_broadcast_is_noticed() {
+    let find = |filter: Document| doc! { "op": "query", "ns": "d.events", "command": { "find": "events", "filter": filter } };
+    assert!(is_targeted(&find(doc! { "session": "s", "type": "t" })));
+    assert!(is_targeted(&find(
+        doc! { "session": { "$in": ["s"] }, "_id": { "$in": ["e"] } }
+    )));
+    assert!(is_targeted(&find(
+        doc! { "session": { "$gte": "s", "$lt": "s$" } }
+    )));
+    for broadcast in [
+        doc! {},
+        doc! { "_id": "e" },
+        doc! { "eventId": "e" },
+        doc! { "session": { "$gt": "s" } },
+    ] {
+        assert!(!is_targeted(&find(broadcast)));
+    }
+    let sessions =
+        doc! { "op": "remove", "ns": "d.sessions", "command": { "q": { "tenant": "t" }, "limit": 0 } };
+    assert!(!is_targeted(&sessions));
+    let aggregate = doc! { "op": "command", "ns": "d.events", "command": { "aggregate": "events", "pipeline": [{ "$group": { "_id": 1 } }] } };
+    assert!(!is_targeted(&aggregate));
+}
+
+/// The greatest number of index keys that one statement with each comment looked at.
+fn costs(statements: &[Document]) -> BTreeMap<String, i64> {
+    let mut costs = BTreeMap::new();
+    for statement in statements {
+        let keys = statement
+            .get("keysExamined")
+            .and_then(|keys| keys.as_i64().or(keys.as_i32().map(i64::from)));
+        let most = costs.entry(comment(statement)).or_insert(0);
+        *most = keys.unwrap_or(0).max(*most);
+    }
+    costs
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_page_costs_the_same_at_any_depth() {
+    let (store, database) = store().await;
+    open(&store, "s").await;
+    // One timestamp for all, so that only the number tells where a page begins.
+    for batch in 0..4 {
+        let batch = (0..500).map(|n| event("s", &format!("e-{batch}-{n}"), batch * 500 + n));
+        store.append(batch.collect()).await.unwrap();
+    }
+    for n in 0..300 {
+        let session = Session::opened(NewSession::default(), format!("t-{n}").parse().unwrap(), at(7));
+        store.open(&Tenant::default(), session, at(7)).await.unwrap();
+    }
+    let all = super::events(&store, "s").await;
+    watch(&database).await;
+    for order in [Order::Ascending, Order::Descending] {
+        let after = all[250].clone();
+        let query = EventQuery {
+            after: Some(EventPosition::from(&after)),
+            limit: "10".parse().unwrap(),
+            ..everything(order)
+        };
+        assert_eq!(store.events(&key("s"), &query).await.unwrap().items.len(), 10);
+    }
+    let after = SessionPosition {
+        started_at: at(7),
+        id: "t-150".parse().unwrap(),
+    };
+    let query = SessionQuery {
+        filter: SessionFilter::default(),
+        after: Some(after),
+        limit: "10".parse().unwrap(),
+    };
+    assert_eq!(
+        store
+            .sessions(&Tenant::default(), &query)
+            .await
+            .unwrap()
+            .items
+            .len(),
+        10
+    );
+    append(&store, event("s", "one-more", 9_999)).await.unwrap();
+
+    let costs = costs(&seen(&database).await);
+    for (statement, most) in [("events", 13), ("listing", 13), ("standing", 1)] {
+        let keys = costs[&format!("colloquy: {statement}")];
+        assert!((1..=most).contains(&keys), "{statement}: {keys} keys");
+    }
+}

@@ -1,0 +1,40 @@
+//! The MongoDB store keeps the contract of a store.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use colloquy::store::{
+    Store,
+    mongo::{self, CHUNKS_DEFAULT, MongoOptions, MongoStore},
+};
+
+use crate::{
+    conformance::{Subject, store_conformance},
+    engines,
+};
+
+/// A database of its own on the shared replica set.
+struct Mongo(String);
+
+impl Mongo {
+    async fn new() -> Self {
+        let url = engines::mongodb().await;
+        mongo::init(&url, &MongoOptions::default(), CHUNKS_DEFAULT)
+            .await
+            .unwrap();
+        Self(url)
+    }
+}
+
+#[async_trait]
+impl Subject for Mongo {
+    async fn store(&self) -> Arc<dyn Store> {
+        let options = MongoOptions {
+            pool_min: 0,
+            ..MongoOptions::default()
+        };
+        Arc::new(MongoStore::connect(&self.0, options).await.unwrap())
+    }
+}
+
+store_conformance!(Mongo::new().await);
