@@ -20,6 +20,7 @@ use crate::{
         body::BodyLimits,
         server::{BoundServer, ServerLimits},
     },
+    cache::NoCache,
     commands::{
         export::{self, ExportError, Exported},
         import::{self, ImportError, ImportLimits, Input, Source, Summary},
@@ -80,6 +81,7 @@ pub async fn open(config: &Config) -> Result<Service, AppError> {
         }
     };
     let limits = Limits {
+        cache_fills_max: 32,
         page_payload_bytes_max: config.page_payload_bytes_max,
         tombstone: Duration::from_hours(24 * u64::from(config.tombstone_days)),
         groups: GroupLimits {
@@ -90,7 +92,7 @@ pub async fn open(config: &Config) -> Result<Service, AppError> {
             flush_slots: config.append_flush_slots,
         },
     };
-    Ok(Service::new(store, limits))
+    Ok(Service::new(store, Arc::new(NoCache), limits))
 }
 
 /// `colloquy serve`: serves until SIGTERM or Ctrl-C, then finishes what is in flight and closes the store.

@@ -5,6 +5,7 @@
 //!
 //! - [`domain`]: sessions, events, ids, pages, strict JSON, the kinds of failure. Pure.
 //! - [`store`]: where sessions and events live; the contract and its implementations.
+//! - [`cache`]: what of it is kept at hand, and how that never lies; none, or Redis.
 //! - [`service`]: the use cases, and group commit.
 //! - [`api`]: the use cases over HTTP.
 //! - [`commands`]: import and export.
@@ -13,6 +14,7 @@
 
 pub mod api;
 pub mod app;
+pub mod cache;
 pub mod commands;
 pub mod config;
 pub mod domain;

@@ -20,7 +20,7 @@ use crate::{
         End, Error, EventBatch, EventFilter, EventId, EventType, Limit, NewEvent, NewSession, Order, Session,
         SessionFilter, SessionId, SessionKey, SessionPatch, Status, Tenant, Timestamp, UserId,
     },
-    service::Service,
+    service::{PageQuery, Service},
 };
 
 #[derive(Tags)]
@@ -134,19 +134,21 @@ impl ConversationApi {
         order: Query<Order>,
         /// The answer is not older than the event that got this `seq`, whatever became of any cache.
         #[oai(name = "minSeq")]
-        // Every read asks the store itself, so none is ever older than any seq that was given out.
-        _min_seq: Query<MinSeq>,
+        min_seq: Query<MinSeq>,
     ) -> Reply<GetSession> {
-        let (order, limit) = (order.0.unwrap_or_default(), limit.0.unwrap_or_default());
-        let key = self.key(session_id);
-        let (session, page) = self
-            .service
-            .session_with_events(&key, order, limit, text(&cursor))
-            .await?;
+        let limit = limit.0.unwrap_or_default();
+        let query = PageQuery {
+            filter: EventFilter::default(),
+            order: order.0.unwrap_or_default(),
+            limit,
+            cursor: text(&cursor),
+            min_seq: min_seq.0.map(|seq| seq.0),
+        };
+        let (session, page) = self.service.read_session(&self.key(session_id), &query).await?;
         let answer = Answer::new(StatusCode::OK, |out| {
             wire::write_session_with_events(out, &session, &page, limit);
         });
-        Ok(answer.header(ETAG, etag(&session)))
+        Ok(answer.header(ETAG, etag(session.version())))
     }
 
     /// Change a session
@@ -236,7 +238,7 @@ impl ConversationApi {
     ) -> Reply<AppendEvent> {
         let appended = self.service.append(&self.key(session_id), body.value).await?;
         let event = &appended.event;
-        let write = |out: &mut Vec<u8>| wire::write_event(out, event);
+        let write = |out: &mut Vec<u8>| event.write_json(out);
         Ok(if appended.replayed {
             Answer::new(StatusCode::OK, write).header(REPLAYED, "true")
         } else {
@@ -303,12 +305,15 @@ impl ConversationApi {
             since: since.0,
             until: until.0,
         };
-        let (order, limit) = (order.0.unwrap_or_default(), limit.0.unwrap_or_default());
-        let key = self.key(session_id);
-        let page = self
-            .service
-            .events(&key, filter, order, limit, text(&cursor))
-            .await?;
+        let limit = limit.0.unwrap_or_default();
+        let query = PageQuery {
+            filter,
+            order: order.0.unwrap_or_default(),
+            limit,
+            cursor: text(&cursor),
+            min_seq: None,
+        };
+        let page = self.service.read_events(&self.key(session_id), &query).await?;
         Ok(Answer::new(StatusCode::OK, |out| {
             wire::write_event_page(out, &page, limit)
         }))
@@ -331,7 +336,7 @@ impl ConversationApi {
         event_id: Path<EventId>,
     ) -> Reply<GetEvent> {
         let event = self.service.event(&self.key(session_id), &event_id.0).await?;
-        Ok(Answer::new(StatusCode::OK, |out| wire::write_event(out, &event)))
+        Ok(Answer::new(StatusCode::OK, |out| event.write_json(out)))
     }
 
     /// Reads the event whose id is `batch`: the router prefers the fixed path, and "batch" is an id like any other.
@@ -423,11 +428,11 @@ impl HealthApi {
 }
 
 fn session_answer<O: Operation>(status: StatusCode, session: &Session) -> Answer<O> {
-    Answer::new(status, |out| wire::write_session(out, session)).header(ETAG, etag(session))
+    Answer::new(status, |out| session.write_json(out)).header(ETAG, etag(session.version))
 }
 
-fn etag(session: &Session) -> String {
-    format!("\"{}\"", session.version)
+fn etag(version: i64) -> String {
+    format!("\"{version}\"")
 }
 
 fn text(cursor: &Query<CursorText>) -> Option<&str> {

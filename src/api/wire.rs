@@ -4,41 +4,9 @@
 
 use super::problem::{Code, Problem};
 use crate::{
-    domain::{Appended, Error, Event, EventId, Limit, Session, json::ObjectWriter},
-    service::{EventsPage, SessionsPage},
+    domain::{Appended, Error, EventId, Limit, json::ObjectWriter},
+    service::{EventRead, EventsPage, SessionRead, SessionsPage},
 };
-
-pub fn write_session(out: &mut Vec<u8>, session: &Session) {
-    let mut object = ObjectWriter::new(out);
-    object.plain("sessionId", &session.id);
-    if let Some(user_id) = &session.user_id {
-        object.plain("userId", user_id);
-    }
-    object.plain("status", session.status);
-    if let Some(language) = &session.language {
-        object.plain("language", language.as_str());
-    }
-    object.json("metadata", &session.metadata);
-    object.plain("startedAt", session.started_at);
-    if let Some(ended_at) = session.ended_at {
-        object.plain("endedAt", ended_at);
-    }
-    object.optional_text("endReason", session.end_reason.as_deref());
-    object.integer("version", session.version);
-    object.boolean("archived", session.archived);
-    object.end();
-}
-
-pub fn write_event(out: &mut Vec<u8>, event: &Event) {
-    let mut object = ObjectWriter::new(out);
-    object.plain("eventId", &event.id);
-    object.plain("sessionId", &event.session);
-    object.integer("seq", event.seq);
-    object.plain("type", &event.event_type);
-    object.json("payload", &event.payload);
-    object.plain("timestamp", event.timestamp);
-    object.end();
-}
 
 fn write_pagination(object: &mut ObjectWriter<'_>, limit: Limit, next_cursor: Option<&str>) {
     object.object("pagination", |pagination| {
@@ -51,24 +19,29 @@ fn write_pagination(object: &mut ObjectWriter<'_>, limit: Limit, next_cursor: Op
     });
 }
 
-pub fn write_session_with_events(out: &mut Vec<u8>, session: &Session, page: &EventsPage, limit: Limit) {
+pub fn write_session_with_events(
+    out: &mut Vec<u8>,
+    session: &SessionRead,
+    page: &EventsPage<EventRead>,
+    limit: Limit,
+) {
     let mut object = ObjectWriter::new(out);
-    object.value("session", |out| write_session(out, session));
-    object.array("events", &page.events, write_event);
+    object.value("session", |out| session.write_json(out));
+    object.array("events", &page.events, |out, event| event.write_json(out));
     write_pagination(&mut object, limit, page.next_cursor.as_deref());
     object.end();
 }
 
-pub fn write_event_page(out: &mut Vec<u8>, page: &EventsPage, limit: Limit) {
+pub fn write_event_page(out: &mut Vec<u8>, page: &EventsPage<EventRead>, limit: Limit) {
     let mut object = ObjectWriter::new(out);
-    object.array("events", &page.events, write_event);
+    object.array("events", &page.events, |out, event| event.write_json(out));
     write_pagination(&mut object, limit, page.next_cursor.as_deref());
     object.end();
 }
 
 pub fn write_session_page(out: &mut Vec<u8>, page: &SessionsPage, limit: Limit) {
     let mut object = ObjectWriter::new(out);
-    object.array("sessions", &page.sessions, write_session);
+    object.array("sessions", &page.sessions, |out, session| session.write_json(out));
     write_pagination(&mut object, limit, page.next_cursor.as_deref());
     object.end();
 }

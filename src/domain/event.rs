@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 use super::{
     error::Result,
     id::{EventId, SessionId},
-    json::{Fields, JsonObject, elements, parsed},
+    json::{Fields, JsonObject, ObjectWriter, elements, parsed},
     timestamp::Timestamp,
 };
 
@@ -115,6 +115,18 @@ pub struct Event {
 }
 
 impl Event {
+    /// Appends it as the API shows it.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        let mut object = ObjectWriter::new(out);
+        object.plain("eventId", &self.id);
+        object.plain("sessionId", &self.session);
+        object.integer("seq", self.seq);
+        object.plain("type", &self.event_type);
+        object.json("payload", &self.payload);
+        object.plain("timestamp", self.timestamp);
+        object.end();
+    }
+
     /// Whether appending `new` again is a replay of this event rather than a clash with it. The timestamp does
     /// not count: a retrying client may have stamped the event anew.
     pub fn is_replayed_by(&self, event_type: &EventType, payload: &JsonObject) -> bool {

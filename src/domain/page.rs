@@ -30,6 +30,15 @@ pub struct Limit(u16);
 impl Limit {
     pub const MAX: Self = Self(LIMIT_MAX);
 
+    /// `count`, or as near to it as a limit can be.
+    pub const fn at_most(count: u16) -> Self {
+        match count {
+            0 => Self(1),
+            1..LIMIT_MAX => Self(count),
+            _ => Self::MAX,
+        }
+    }
+
     pub fn get(self) -> usize {
         usize::from(self.0)
     }

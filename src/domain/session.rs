@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 use super::{
     error::{Error, Kind, Result},
     id::{SessionId, UserId},
-    json::{Fields, JsonObject, Refusal, nullable, parsed, string},
+    json::{Fields, JsonObject, ObjectWriter, Refusal, nullable, parsed, string},
     timestamp::Timestamp,
 };
 
@@ -211,6 +211,28 @@ pub struct Session {
 }
 
 impl Session {
+    /// Appends it as the API shows it.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        let mut object = ObjectWriter::new(out);
+        object.plain("sessionId", &self.id);
+        if let Some(user_id) = &self.user_id {
+            object.plain("userId", user_id);
+        }
+        object.plain("status", self.status);
+        if let Some(language) = &self.language {
+            object.plain("language", language.as_str());
+        }
+        object.json("metadata", &self.metadata);
+        object.plain("startedAt", self.started_at);
+        if let Some(ended_at) = self.ended_at {
+            object.plain("endedAt", ended_at);
+        }
+        object.optional_text("endReason", self.end_reason.as_deref());
+        object.integer("version", self.version);
+        object.boolean("archived", self.archived);
+        object.end();
+    }
+
     /// The session that `new` opens, where the caller left the choice to the server.
     pub fn opened(new: NewSession, id: SessionId, now: Timestamp) -> Self {
         Self {

@@ -24,9 +24,16 @@ impl Clock {
         Timestamp::from_unix_ms(unix_us() / 1000).unwrap_or(Timestamp::EPOCH)
     }
 
-    /// The first of `count` consecutive sequence numbers that are the caller's alone.
-    pub fn take_seqs(&self, count: usize) -> i64 {
+    /// The first of `count` consecutive sequence numbers that are the caller's alone: `given`, where a clock that all
+    /// replicas share gave them, else by this process's clock. That stays above all that were given, so that numbers go on
+    /// increasing when the shared clock is lost.
+    pub fn take_seqs(&self, count: usize, given: Option<i64>) -> i64 {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
+        if let Some(first) = given {
+            let last = first.saturating_add(count - 1);
+            self.last_seq.fetch_max(last, Ordering::Relaxed);
+            return first;
+        }
         let now = unix_us();
         let first_after = |last: i64| now.max(last.saturating_add(1));
         let taken = self
@@ -54,9 +61,13 @@ mod tests {
     fn sequence_numbers_never_meet_and_follow_the_clock() {
         let clock = Clock::default();
         let before = unix_us();
-        let first = clock.take_seqs(1000);
-        let second = clock.take_seqs(1);
+        let first = clock.take_seqs(1000, None);
+        let second = clock.take_seqs(1, None);
         assert!(first >= before);
         assert!(second >= first + 1000);
+        let shared = second + 1_000_000_000;
+        assert_eq!(clock.take_seqs(3, Some(shared)), shared);
+        assert_eq!(clock.take_seqs(1, None), shared + 3);
+        assert_eq!(clock.take_seqs(1, Some(second)), second);
     }
 }

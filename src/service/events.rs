@@ -1,6 +1,6 @@
 //! The use cases of events.
 
-use super::{EventsPage, Service};
+use super::{EventsPage, Service, writing};
 use crate::{
     domain::{
         Appended, Cursor, Error, Event, EventFilter, EventId, EventPosition, EventQuery, Kind, Limit,
@@ -33,18 +33,20 @@ impl Service {
         if events.is_empty() {
             return self.session(key).await.map(|_| Vec::new());
         }
-        let now = self.clock.now();
-        let first_seq = self.clock.take_seqs(events.len());
-        let appends = (first_seq..)
-            .zip(events)
-            .map(|(seq, event)| Append {
-                key: key.clone(),
+        let (count, of) = (events.len(), key.clone());
+        let append = async move |service: Self, first_seq| {
+            let now = service.clock.now();
+            let first_seq = service.clock.take_seqs(events.len(), first_seq);
+            let append = |(seq, event)| Append {
+                key: of.clone(),
                 event,
                 now,
                 seq,
-            })
-            .collect();
-        let outcomes = self.appends.append(appends).await?;
+            };
+            let appends = (first_seq..).zip(events).map(append).collect();
+            service.appends.append(appends).await
+        };
+        let outcomes = self.write(key, count, append, writing::of_appends).await?;
         match outcomes
             .iter()
             .find_map(|outcome| outcome.as_ref().err().filter(|error| error.is_of_session()))

@@ -6,12 +6,16 @@
 //!
 //! - [`sessions`]: open, read, list, change, end and erase sessions.
 //! - [`events`]: append and read events.
+//! - [`reading`], [`writing`]: what the cache has to do with either.
 //! - [`group_commit`]: makes concurrent appends share the store's commits.
 //! - [`clock`]: the time, and sequence numbers from it.
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Semaphore;
+
 use crate::{
+    cache::{Cache, Health},
     domain::{Event, Result, Session},
     store::{Store, Upkeep},
 };
@@ -19,10 +23,13 @@ use crate::{
 pub mod clock;
 pub mod events;
 pub mod group_commit;
+pub mod reading;
 pub mod sessions;
+mod writing;
 
 pub use clock::Clock;
 pub use group_commit::{GroupCommit, GroupLimits};
+pub use reading::{EventRead, PageQuery, SessionRead};
 
 /// What bounds the use cases (I9).
 #[derive(Debug, Clone)]
@@ -31,14 +38,18 @@ pub struct Limits {
     pub page_payload_bytes_max: usize,
     /// How long the tombstone of an erased session refuses its id.
     pub tombstone: Duration,
+    /// Sessions that are read for the cache at once, beside what callers ask for.
+    pub cache_fills_max: usize,
     /// The append queue and its groups.
     pub groups: GroupLimits,
 }
 
-/// The use cases over one store.
+/// The use cases over one store, with a cache in front.
 #[derive(Clone)]
 pub struct Service {
     store: Arc<dyn Store>,
+    cache: Arc<dyn Cache>,
+    fills: Arc<Semaphore>,
     appends: GroupCommit,
     clock: Arc<Clock>,
     limits: Arc<Limits>,
@@ -53,16 +64,18 @@ pub struct SessionsPage {
 
 /// A page of events, and the cursor of the next one where there is one.
 #[derive(Debug, Clone)]
-pub struct EventsPage {
-    pub events: Vec<Event>,
+pub struct EventsPage<E = Event> {
+    pub events: Vec<E>,
     pub next_cursor: Option<String>,
 }
 
 impl Service {
-    pub fn new(store: Arc<dyn Store>, limits: Limits) -> Self {
+    pub fn new(store: Arc<dyn Store>, cache: Arc<dyn Cache>, limits: Limits) -> Self {
         Self {
             appends: GroupCommit::new(Arc::clone(&store), limits.groups.clone()),
+            fills: Arc::new(Semaphore::new(limits.cache_fills_max)),
             store,
+            cache,
             clock: Arc::new(Clock::default()),
             limits: Arc::new(limits),
         }
@@ -71,6 +84,16 @@ impl Service {
     /// Whether requests can be served right now.
     pub async fn ready(&self) -> Result<()> {
         self.store.ping().await
+    }
+
+    /// How the cache is; without one, or with one that is away, requests are served all the same.
+    pub fn cache_health(&self) -> Health {
+        self.cache.health()
+    }
+
+    /// How often reads of the cache ended in which way.
+    pub fn cache_outcomes(&self) -> Vec<(&'static str, u64)> {
+        self.cache.outcomes()
     }
 
     /// Does the store's outstanding chores until none is left.
@@ -86,9 +109,10 @@ impl Service {
         }
     }
 
-    /// Finishes the appends that were accepted, then closes the store.
+    /// Finishes the appends that were accepted, then closes the cache and the store.
     pub async fn close(&self) {
         self.appends.drain().await;
+        self.cache.close().await;
         self.store.close().await;
     }
 }

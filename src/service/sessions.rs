@@ -2,11 +2,11 @@
 
 use uuid::Uuid;
 
-use super::{EventsPage, Service, SessionsPage};
+use super::{Service, SessionsPage, writing};
 use crate::{
     domain::{
-        Cursor, End, Error, EventFilter, Expected, Kind, Limit, NewSession, Order, Result, Session,
-        SessionFilter, SessionId, SessionKey, SessionPatch, SessionPosition, SessionQuery, Tenant,
+        Cursor, End, Error, Expected, Kind, Limit, NewSession, Result, Session, SessionFilter, SessionId,
+        SessionKey, SessionPatch, SessionPosition, SessionQuery, Tenant,
     },
     store::Opened,
 };
@@ -19,29 +19,16 @@ impl Service {
             Some(id) => id,
             None => new_session_id()?,
         };
-        self.store.open(tenant, Session::opened(new, id, now), now).await
+        let key = SessionKey::new(tenant.clone(), id.clone());
+        let session = Session::opened(new, id, now);
+        let tenant = tenant.clone();
+        let open = async move |service: Self, _| service.store.open(&tenant, session, now).await;
+        self.write(&key, 0, open, writing::of_opened).await
     }
 
     /// A session by itself.
     pub async fn session(&self, key: &SessionKey) -> Result<Session> {
         self.store.session(key).await
-    }
-
-    /// A session with a page of its events.
-    ///
-    /// The events are read first, so that the session is never older than the events beside it.
-    pub async fn session_with_events(
-        &self,
-        key: &SessionKey,
-        order: Order,
-        limit: Limit,
-        cursor: Option<&str>,
-    ) -> Result<(Session, EventsPage)> {
-        let page = self
-            .events(key, EventFilter::default(), order, limit, cursor)
-            .await?;
-        let session = self.session(key).await?;
-        Ok((session, page))
     }
 
     /// A page of a tenant's sessions, newest first.
@@ -70,22 +57,28 @@ impl Service {
         patch: &SessionPatch,
         expected: &Expected,
     ) -> Result<Session> {
-        self.store.patch(key, patch, expected).await
+        let (of, patch, expected) = (key.clone(), patch.clone(), expected.clone());
+        let patch = async move |service: Self, _| service.store.patch(&of, &patch, &expected).await;
+        self.write(key, 0, patch, writing::of_changed).await
     }
 
     /// Ends a session; the first call decides, later ones give its outcome.
     pub async fn complete(&self, key: &SessionKey, end: &End) -> Result<Session> {
-        self.store.end(key, end, self.clock.now()).await
+        let (of, end, now) = (key.clone(), end.clone(), self.clock.now());
+        let end = async move |service: Self, _| service.store.end(&of, &end, now).await;
+        self.write(key, 0, end, writing::of_changed).await
     }
 
     /// Erases a session with all it holds; repeating it is fine.
     pub async fn erase(&self, key: &SessionKey) -> Result<()> {
         let tombstone_ms = i64::try_from(self.limits.tombstone.as_millis()).unwrap_or(i64::MAX);
         let forget_at = self.clock.now().saturating_add_ms(tombstone_ms);
-        match self.store.erase(key, forget_at).await {
+        let of = key.clone();
+        let erase = async move |service: Self, _| match service.store.erase(&of, forget_at).await {
             Err(error) if error.kind() == Kind::SessionErased => Ok(()),
             outcome => outcome,
-        }
+        };
+        self.write(key, 0, erase, writing::of_erased).await
     }
 }
 

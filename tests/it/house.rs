@@ -6,10 +6,11 @@ use std::{
 };
 
 /// Every module with those of ours that it may import. `app` may import all of them, and nobody imports `app`.
-const LAYERS: [(&str, &[&str]); 7] = [
+const LAYERS: [(&str, &[&str]); 8] = [
     ("domain", &[]),
     ("store", &["domain"]),
-    ("service", &["store", "domain"]),
+    ("cache", &["domain"]),
+    ("service", &["store", "cache", "domain"]),
     ("api", &["service", "domain"]),
     ("commands", &["service", "domain"]),
     ("config", &["telemetry"]),
@@ -17,10 +18,11 @@ const LAYERS: [(&str, &[&str]); 7] = [
 ];
 
 /// Libraries that only the module that wraps them may name.
-const WRAPPED: [(&str, &[&str]); 5] = [
+const WRAPPED: [(&str, &[&str]); 6] = [
     ("mongodb", &["src/store/mongo/"]),
     ("poem", &["src/api/", "src/app.rs"]),
     ("poem_openapi", &["src/api/", "src/app.rs"]),
+    ("redis", &["src/cache/"]),
     ("rusqlite", &["src/store/sqlite/"]),
     ("indicatif", &["src/commands/progress.rs"]),
 ];

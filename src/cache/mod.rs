@@ -1,0 +1,191 @@
+//! The cache: sessions and their newest events, ready to be sent. Optional, and never authoritative.
+//!
+//! A cache may forget anything at any moment, and may be away. What it must not do is answer with less than a reader was
+//! promised (I3): a read that starts after a write was acknowledged shows that write, on any replica. So a write is
+//! told to the cache twice, [before](Cache::begin) it goes to the store and [after](Cache::finish) it came back, and is
+//! acknowledged only then; and what a reader found in the store is kept only if [no write began](Cache::fill) since.
+//!
+//! [`NoCache`] knows nothing, [`RedisCache`] is shared by all replicas; all replicas of a store must use the same.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::domain::{Appended, Event, EventPosition, Limit, Order, Result, Session, SessionKey};
+
+mod redis;
+
+pub use redis::{RedisCache, RedisOptions, RedisUrl, link};
+
+/// A cache in front of a store.
+///
+/// No method fails: a cache that can't do its part has the store asked instead.
+#[async_trait]
+pub trait Cache: Send + Sync + 'static {
+    /// Announces a write to a session; `events` is how many sequence numbers it needs. To be called before the store is
+    /// asked, and to be followed by [`finish`](Self::finish) once that answered, whatever it said.
+    async fn begin(&self, key: &SessionKey, events: usize) -> Begun;
+
+    /// Takes note of what the store made of a write. Once this returns, no read that begins will miss it: only then may
+    /// the write be acknowledged.
+    async fn finish(&self, begun: Begun, change: Change<'_>);
+
+    /// Looks for an exact answer.
+    async fn read(&self, key: &SessionKey, query: &Query) -> Lookup;
+
+    /// Keeps what was read in the store after [`read`](Self::read) gave `lease`, unless a write began since.
+    async fn fill(&self, lease: Lease, found: Found<'_>);
+
+    /// How many of the newest events of a session [`fill`](Self::fill) wants; `None`: nothing will be kept.
+    fn wants(&self) -> Option<Limit>;
+
+    /// How often reads ended in which way since the process began, by outcome: `hit`, `miss`, `bypass_` and why.
+    fn outcomes(&self) -> Vec<(&'static str, u64)>;
+
+    /// How it is, for people and probes.
+    fn health(&self) -> Health;
+
+    /// Finishes what must be said to other replicas.
+    async fn close(&self);
+}
+
+/// A write that was announced, or could not be.
+#[derive(Debug)]
+pub struct Begun {
+    key: SessionKey,
+    token: String,
+    /// The cache knows of it.
+    marked: bool,
+    /// There is something that the change must be applied to.
+    cached: bool,
+    /// The first of the sequence numbers asked for, from a clock that all replicas share.
+    pub first_seq: Option<i64>,
+}
+
+/// What the store made of a write.
+#[derive(Debug, Clone, Copy)]
+pub enum Change<'a> {
+    /// It was refused, or there was nothing to change.
+    Nothing,
+    /// Nobody knows: the store did not answer. It is not going to be acknowledged.
+    Unknown,
+    /// The session is new, or gone.
+    Replaced,
+    /// The session is now this.
+    Session(&'a Session),
+    /// Those of these events that were not refused are in the session.
+    Events(&'a [Result<Appended>]),
+}
+
+/// A page of a session's events, and the session itself where it is wanted.
+#[derive(Debug, Clone)]
+pub struct Query {
+    pub order: Order,
+    pub limit: Limit,
+    pub after: Option<EventPosition>,
+    /// The answer must know of the event that got this `seq`.
+    pub min_seq: Option<i64>,
+    /// The session itself is wanted.
+    pub session: bool,
+    /// There is a filter after all, which only the store knows how to apply.
+    pub filtered: bool,
+}
+
+/// What a cache has to say to a [`Query`].
+#[derive(Debug)]
+pub enum Lookup {
+    /// What the store would answer.
+    Hit(Page),
+    /// Ask the store. With a lease, [`Cache::fill`] then.
+    Miss(Option<Lease>),
+    /// Ask the store, and keep nothing.
+    Bypass,
+}
+
+/// The JSON of what was asked for, as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Empty where it was not wanted.
+    pub session: Bytes,
+    pub version: i64,
+    pub events: Vec<Bytes>,
+    /// Where the next page goes on, if there is one.
+    pub next: Option<EventPosition>,
+}
+
+/// The right to keep what is read in the store from now on.
+#[derive(Debug)]
+pub struct Lease {
+    key: SessionKey,
+    token: String,
+    generation: String,
+}
+
+/// What the store knows of a session.
+#[derive(Debug, Clone, Copy)]
+pub struct Found<'a> {
+    pub session: &'a Session,
+    /// The newest ones, newest first.
+    pub events: &'a [Event],
+    /// There are no others.
+    pub complete: bool,
+}
+
+/// How a cache is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// There is none.
+    Off,
+    /// It can be reached.
+    Ok,
+    /// It can't be reached; everything goes to the store.
+    Degraded,
+}
+
+impl Health {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+        }
+    }
+}
+
+/// No cache: the store answers everything.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoCache;
+
+#[async_trait]
+impl Cache for NoCache {
+    async fn begin(&self, key: &SessionKey, _events: usize) -> Begun {
+        Begun {
+            key: key.clone(),
+            token: String::new(),
+            marked: false,
+            cached: false,
+            first_seq: None,
+        }
+    }
+
+    async fn finish(&self, _begun: Begun, _change: Change<'_>) {}
+
+    async fn read(&self, _key: &SessionKey, _query: &Query) -> Lookup {
+        Lookup::Bypass
+    }
+
+    async fn fill(&self, _lease: Lease, _found: Found<'_>) {}
+
+    fn wants(&self) -> Option<Limit> {
+        None
+    }
+
+    fn outcomes(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
+    fn health(&self) -> Health {
+        Health::Off
+    }
+
+    async fn close(&self) {}
+}

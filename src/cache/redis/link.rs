@@ -1,0 +1,324 @@
+//! The way to Redis: connections, and the scripts that run there.
+//!
+//! A [`Wire`] stays with one process of Redis for as long as it works, and never connects anew by itself: what is known
+//! of that process (its clock, its generation) goes with it. Behind a cluster's wire there are several processes,
+//! which come and go; what that costs is said in [`vouching`](super::vouching).
+
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use redis::{
+    AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, Value, aio::MultiplexedConnection,
+    cluster::ClusterClient, cluster_async::ClusterConnection, io::tcp::TcpSettings,
+};
+
+/// The cache, as a URL names it: `redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]`, `rediss://` for TLS, and for a
+/// cluster `redis-cluster://` or `rediss-cluster://` with one node or several, separated by commas.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisUrl {
+    /// One, or the nodes of a cluster that are asked for the others.
+    nodes: Vec<String>,
+    cluster: bool,
+    /// As it was written.
+    text: String,
+}
+
+impl FromStr for RedisUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const RULE: &str =
+            "must be redis://HOST:PORT, rediss://HOST:PORT or redis-cluster://HOST:PORT,HOST:PORT";
+        let (scheme, rest) = text.split_once("://").ok_or(RULE)?;
+        let (scheme, cluster) = match scheme {
+            "redis" | "rediss" => (scheme, false),
+            "redis-cluster" => ("redis", true),
+            "rediss-cluster" => ("rediss", true),
+            _ => return Err(RULE),
+        };
+        let nodes = if cluster {
+            nodes(scheme, rest)
+        } else {
+            vec![format!("{scheme}://{rest}")]
+        };
+        for node in &nodes {
+            node.as_str().into_connection_info().map_err(|_| RULE)?;
+        }
+        Ok(Self {
+            nodes,
+            cluster,
+            text: text.to_owned(),
+        })
+    }
+}
+
+/// A URL for each host of `[USER:PASSWORD@]HOST:PORT,HOST:PORT[?PARAMETERS]`.
+fn nodes(scheme: &str, rest: &str) -> Vec<String> {
+    let (user, hosts) = match rest.rsplit_once('@') {
+        Some((user, hosts)) => (format!("{user}@"), hosts),
+        None => (String::new(), rest),
+    };
+    let (hosts, parameters) = match hosts.split_once('?') {
+        Some((hosts, parameters)) => (hosts, format!("?{parameters}")),
+        None => (hosts, String::new()),
+    };
+    let url = |host: &str| format!("{scheme}://{user}{}{parameters}", host.trim_end_matches('/'));
+    hosts.split(',').map(url).collect()
+}
+
+impl fmt::Display for RedisUrl {
+    /// With its secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisUrl").finish_non_exhaustive()
+    }
+}
+
+/// A script, and what it is given.
+#[derive(Debug)]
+pub struct Call<'a> {
+    pub script: Script,
+    pub keys: &'a [String],
+    pub args: Vec<Vec<u8>>,
+}
+
+/// The scripts of `src/cache/scripts`; each says what it wants and gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Script {
+    Begin,
+    Finish,
+    Read,
+    Fill,
+    Forget,
+    Vouch,
+}
+
+impl Script {
+    pub const ALL: [Self; 6] = [
+        Self::Begin,
+        Self::Finish,
+        Self::Read,
+        Self::Fill,
+        Self::Forget,
+        Self::Vouch,
+    ];
+
+    /// The whole of its text, with what must stand before it. `clock` defines `now_us`.
+    pub fn code(self, clock: &str) -> String {
+        const ENTRY: &str = include_str!("../scripts/entry.lua");
+        let (before, body) = match self {
+            Self::Begin => (ENTRY, include_str!("../scripts/begin.lua")),
+            Self::Finish => (ENTRY, include_str!("../scripts/finish.lua")),
+            Self::Read => (ENTRY, include_str!("../scripts/read.lua")),
+            Self::Fill => (ENTRY, include_str!("../scripts/fill.lua")),
+            Self::Forget => (ENTRY, include_str!("../scripts/forget.lua")),
+            Self::Vouch => ("", include_str!("../scripts/vouch.lua")),
+        };
+        format!("{clock}\n{before}\n{body}")
+    }
+}
+
+/// Redis's own clock, for [`Script::code`].
+pub const CLOCK: &str = include_str!("../scripts/clock.lua");
+
+/// Why a call came to nothing; what it was to do may have been done all the same.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    #[error("Redis did not answer in time")]
+    TimedOut,
+    #[error("Redis can't be reached")]
+    Lost(#[source] RedisError),
+    #[error("Redis refused")]
+    Refused(#[source] RedisError),
+    #[error("Redis gave an answer that makes no sense")]
+    Senseless,
+}
+
+/// Where wires come from. The tests' own brings the faults that a real Redis shows too rarely.
+#[async_trait]
+pub trait Link: Send + Sync + 'static {
+    async fn connect(&self) -> Result<Arc<dyn Wire>, Fault>;
+}
+
+/// A connection. Calls may be under way side by side.
+#[async_trait]
+pub trait Wire: Send + Sync {
+    /// Runs a script. Bounded in time.
+    async fn call(&self, call: Call<'_>) -> Result<Value, Fault>;
+}
+
+/// Real connections.
+pub(super) struct RedisLink {
+    url: RedisUrl,
+    call_time_max: Duration,
+    scripts: Arc<Scripts>,
+}
+
+/// Each script with its hash, by which Redis knows it once it has seen it.
+struct Scripts(Vec<(Script, redis::Script)>);
+
+impl Scripts {
+    fn get(&self, script: Script) -> &redis::Script {
+        let found = self.0.iter().find(|(each, _)| *each == script);
+        // `ALL` names every script there is; a test holds it to that.
+        found.map_or(&self.0[0].1, |(_, script)| script)
+    }
+}
+
+impl RedisLink {
+    pub(super) fn new(url: RedisUrl, call_time_max: Duration) -> Self {
+        let script = |script: Script| (script, redis::Script::new(&script.code(CLOCK)));
+        Self {
+            url,
+            call_time_max,
+            scripts: Arc::new(Scripts(Script::ALL.map(script).into())),
+        }
+    }
+
+    async fn open(&self) -> Result<Connection, RedisError> {
+        let tcp = TcpSettings::default().set_nodelay(true);
+        if self.url.cluster {
+            let client = ClusterClient::builder(self.url.nodes.iter().map(String::as_str))
+                .connection_timeout(self.connect_time_max())
+                .response_timeout(self.call_time_max)
+                .tcp_settings(tcp)
+                .retries(1)
+                .build()?;
+            return Ok(Connection::Cluster(client.get_async_connection().await?));
+        }
+        let info = self.url.nodes[0]
+            .as_str()
+            .into_connection_info()?
+            .set_tcp_settings(tcp);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.connect_time_max()))
+            .set_response_timeout(Some(self.call_time_max));
+        let client = Client::open(info)?;
+        let connection = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        Ok(Connection::Single(connection))
+    }
+
+    /// A connection takes several calls to make, with TLS more.
+    fn connect_time_max(&self) -> Duration {
+        10 * self.call_time_max
+    }
+}
+
+#[async_trait]
+impl Link for RedisLink {
+    async fn connect(&self) -> Result<Arc<dyn Wire>, Fault> {
+        let opened = tokio::time::timeout(self.connect_time_max(), self.open()).await;
+        Ok(Arc::new(RedisWire {
+            connection: opened.map_err(|_| Fault::TimedOut)?.map_err(Fault::Lost)?,
+            call_time_max: self.call_time_max,
+            scripts: Arc::clone(&self.scripts),
+        }))
+    }
+}
+
+#[derive(Clone)]
+enum Connection {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+struct RedisWire {
+    connection: Connection,
+    call_time_max: Duration,
+    scripts: Arc<Scripts>,
+}
+
+#[async_trait]
+impl Wire for RedisWire {
+    async fn call(&self, call: Call<'_>) -> Result<Value, Fault> {
+        let script = self.scripts.get(call.script);
+        let mut invocation = script.prepare_invoke();
+        for key in call.keys {
+            invocation.key(key);
+        }
+        for arg in call.args {
+            invocation.arg(arg);
+        }
+        // A connection is a handle: calls of all clones share it.
+        let run = async {
+            match self.connection.clone() {
+                Connection::Single(mut connection) => invocation.invoke_async(&mut connection).await,
+                Connection::Cluster(mut connection) => invocation.invoke_async(&mut connection).await,
+            }
+        };
+        match tokio::time::timeout(self.call_time_max, run).await {
+            Ok(Ok(value)) => Ok(value),
+            Err(_) => Err(Fault::TimedOut),
+            Ok(Err(error)) if error.is_timeout() => Err(Fault::TimedOut),
+            Ok(Err(error)) if error.is_io_error() => Err(Fault::Lost(error)),
+            Ok(Err(error)) => Err(Fault::Refused(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_script_is_loaded_under_its_name() {
+        let link = RedisLink::new("redis://localhost".parse().unwrap(), Duration::from_millis(50));
+        for script in [
+            Script::Begin,
+            Script::Finish,
+            Script::Read,
+            Script::Fill,
+            Script::Forget,
+            Script::Vouch,
+        ] {
+            let expected = redis::Script::new(&script.code(CLOCK));
+            assert_eq!(
+                link.scripts.get(script).get_hash(),
+                expected.get_hash(),
+                "{script:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn urls_name_a_node_or_a_cluster() {
+        let url = |text: &str| text.parse::<RedisUrl>().map(|url| (url.nodes, url.cluster));
+        assert_eq!(
+            url("redis://:secret@cache:6380/3"),
+            Ok((vec!["redis://:secret@cache:6380/3".to_owned()], false))
+        );
+        assert_eq!(
+            url("rediss-cluster://user:p@a:1,b:2/?protocol=resp3"),
+            Ok((
+                vec![
+                    "rediss://user:p@a:1?protocol=resp3".to_owned(),
+                    "rediss://user:p@b:2?protocol=resp3".to_owned()
+                ],
+                true
+            ))
+        );
+        for bad in [
+            "",
+            "redis",
+            "redis:cache",
+            "http://cache",
+            "redis-cluster://",
+            "redis://",
+        ] {
+            assert!(url(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_not_shown_for_debugging() {
+        let url: RedisUrl = "redis://:secret@cache".parse().unwrap();
+        assert!(!format!("{url:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,469 @@
+//! A cache in Redis, shared by all replicas.
+//!
+//! Three things keep it from ever lying (I3):
+//! - **A write is marked first.** `begin.lua` leaves a token; while there is one, readers ask the store. `finish.lua` applies
+//!   the change and takes the token back in one step, and only then is the write acknowledged. A writer whose token ran
+//!   out or was lost takes the whole entry away.
+//! - **A reader fills only what no write overtook.** It gets a fill token when it finds nothing; every write takes that
+//!   away, and then the fill is refused.
+//! - **What could not be marked is waited for.** See [`vouching`], for when Redis is away, was restarted or flushed.
+//!
+//! Redis is asked once before and once after a write, and once for a read. The scripts and what lies in the keys are in
+//! `src/cache/scripts`.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use redis::Value;
+use tokio::{task::JoinHandle, time::MissedTickBehavior};
+use uuid::Uuid;
+
+use super::{Begun, Cache, Change, Found, Health, Lease, Lookup, Query};
+use crate::domain::{Appended, Limit, Order, Session, SessionKey, Status};
+
+mod entry;
+pub mod link;
+mod vouching;
+
+use entry::Answer;
+pub use link::RedisUrl;
+use link::{Call, Fault, Link, RedisLink, Script, Wire};
+use vouching::{Doubt, Terms, View, Vouching};
+
+/// A replica vouches this many times while one word of it lasts.
+const VOUCHES_A_LEASE: u32 = 5;
+
+/// While Redis is away, a replica tries to reach it this often.
+const RECONNECT_EVERY: Duration = Duration::from_millis(100);
+
+/// The limits of a [`RedisCache`].
+#[derive(Debug, Clone)]
+pub struct RedisOptions {
+    /// What every key begins with.
+    pub prefix: String,
+    /// Longest that a call may take.
+    pub call_time_max: Duration,
+    /// Most events of a session that are kept; the newest.
+    pub events_max: Limit,
+    /// Most bytes of JSON that the events of a session may take.
+    pub session_bytes_max: usize,
+    /// Longest that an entry lives, however often it is used.
+    pub age_max: Duration,
+    /// After how long a writer counts as dead; longer than a write takes.
+    pub write_time_max: Duration,
+    /// Longest that a reader may take from the store to the fill.
+    pub fill_time_max: Duration,
+    /// For how long a replica vouches at a time; what a write may have to wait when Redis goes away.
+    pub lease: Duration,
+    /// After how long a silence a replica is given up, and all entries with it.
+    pub absence_max: Duration,
+    /// How long nobody believes a Redis that is new.
+    pub gathering: Duration,
+    /// Sessions that were written to while Redis was away and are remembered one by one; past that, all entries go.
+    pub unmarked_max: usize,
+}
+
+impl Default for RedisOptions {
+    fn default() -> Self {
+        Self {
+            prefix: "colloquy".to_owned(),
+            call_time_max: Duration::from_millis(50),
+            events_max: Limit::at_most(200),
+            session_bytes_max: 1024 * 1024,
+            age_max: Duration::from_mins(5),
+            write_time_max: Duration::from_secs(30),
+            fill_time_max: Duration::from_secs(5),
+            lease: Duration::from_millis(80),
+            absence_max: Duration::from_secs(10),
+            gathering: Duration::from_secs(1),
+            unmarked_max: 10_000,
+        }
+    }
+}
+
+/// How often reads ended in which way, since the process began.
+#[derive(Debug, Default)]
+struct Counts([AtomicU64; Outcome::ALL.len()]);
+
+/// How a read ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Hit,
+    Miss,
+    Filtered,
+    Pending,
+    Beyond,
+    Behind,
+    Unreachable,
+    Suspended,
+}
+
+impl Outcome {
+    const ALL: [Self; 8] = [
+        Self::Hit,
+        Self::Miss,
+        Self::Filtered,
+        Self::Pending,
+        Self::Beyond,
+        Self::Behind,
+        Self::Unreachable,
+        Self::Suspended,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Filtered => "bypass_filtered",
+            Self::Pending => "bypass_pending",
+            Self::Beyond => "bypass_beyond",
+            Self::Behind => "bypass_behind",
+            Self::Unreachable => "bypass_unreachable",
+            Self::Suspended => "bypass_suspended",
+        }
+    }
+}
+
+/// A cache in Redis.
+pub struct RedisCache {
+    vouching: Arc<Vouching>,
+    options: RedisOptions,
+    counts: Counts,
+    duties: JoinHandle<()>,
+}
+
+impl RedisCache {
+    /// Joins the replicas that use the Redis at `url`. Where it can't be reached, the cache is degraded until it can.
+    pub async fn connect(url: RedisUrl, options: RedisOptions) -> Self {
+        let link = RedisLink::new(url, options.call_time_max);
+        Self::over(Arc::new(link), options).await
+    }
+
+    /// As [`connect`](Self::connect), with connections from `link`.
+    pub async fn over(link: Arc<dyn Link>, options: RedisOptions) -> Self {
+        let terms = Terms {
+            lease: options.lease,
+            absence_max: options.absence_max,
+            gathering: options.gathering,
+            unmarked_max: options.unmarked_max,
+        };
+        let replica = Uuid::new_v4().simple().to_string();
+        let vouching = Arc::new(Vouching::new(replica, &options.prefix, terms));
+        // The first round before anything is written: a replica that the others don't know of can't warn them.
+        let first = vouching.round(link.as_ref()).await;
+        if let Err(fault) = first {
+            tracing::warn!(error = %fault, source = ?std::error::Error::source(&fault), "starting without the cache");
+        }
+        let duties = tokio::spawn(duties(
+            Arc::clone(&vouching),
+            link,
+            options.lease / VOUCHES_A_LEASE,
+        ));
+        Self {
+            vouching,
+            options,
+            counts: Counts::default(),
+            duties,
+        }
+    }
+
+    fn count(&self, outcome: Outcome) {
+        self.counts.0[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    async fn call(&self, wire: &dyn Wire, call: Call<'_>) -> Option<Value> {
+        let done = wire.call(call).await;
+        done.inspect_err(|fault| self.vouching.failed(fault)).ok()
+    }
+
+    /// How long keys live that nobody touches; longer than any entry that they must outlive.
+    fn keys_live_ms(&self) -> Vec<u8> {
+        ms(self.options.age_max + self.options.write_time_max)
+    }
+
+    async fn ask(&self, view: &View, key: &SessionKey, query: &Query, token: &str) -> Option<Answer> {
+        let (score, beginning) = match &query.after {
+            Some(after) => (
+                entry::score(after.timestamp),
+                entry::beginning(after.seq, &after.id),
+            ),
+            None => (String::new(), String::new()),
+        };
+        let args = vec![
+            view.generation.clone().into_bytes(),
+            match query.order {
+                Order::Ascending => "asc".into(),
+                Order::Descending => "desc".into(),
+            },
+            number(query.limit.get()),
+            score.into_bytes(),
+            beginning.into_bytes(),
+            query.min_seq.map_or_else(Vec::new, number),
+            token.into(),
+            ms(self.options.fill_time_max),
+            flag(query.session),
+        ];
+        let call = Call {
+            script: Script::Read,
+            keys: &entry::keys(&self.options.prefix, key),
+            args,
+        };
+        let answer = Answer::read(self.call(view.wire.as_ref(), call).await?);
+        if answer.is_none() {
+            self.vouching.failed(&Fault::Senseless);
+        }
+        answer
+    }
+
+    /// Tells Redis how a marked write ended; whether it heard.
+    async fn tell(&self, begun: &Begun, keys: &[String], change: Change<'_>) -> bool {
+        let Some(wire) = self.vouching.wire() else {
+            return false;
+        };
+        let mut args = vec![begun.token.clone().into_bytes()];
+        match change {
+            Change::Replaced => args.push("drop".into()),
+            // Nothing was there when this write began, and nothing can have been filled in since.
+            _ if !begun.cached => args.push("nothing".into()),
+            Change::Nothing | Change::Unknown => args.push("nothing".into()),
+            Change::Session(session) => {
+                args.push("session".into());
+                args.extend(shown(session));
+            }
+            Change::Events(outcomes) => {
+                let appended = outcomes.iter().filter_map(|outcome| outcome.as_ref().ok());
+                self.push_events(&mut args, &appended.collect::<Vec<_>>());
+            }
+        }
+        let script = Script::Finish;
+        self.call(wire.as_ref(), Call { script, keys, args })
+            .await
+            .is_some()
+    }
+
+    fn push_events(&self, args: &mut Vec<Vec<u8>>, events: &[&Appended]) {
+        let bytes: usize = events.iter().map(|one| one.event.payload.as_str().len()).sum();
+        if bytes > self.options.session_bytes_max {
+            return args.push("drop".into());
+        }
+        args.push("events".into());
+        args.push(number(self.options.events_max.get()));
+        args.push(number(self.options.session_bytes_max));
+        args.push(number(events.iter().map(|one| one.event.seq).max().unwrap_or(0)));
+        for Appended { event, replayed } in events {
+            args.push(entry::score(event.timestamp).into_bytes());
+            args.push(entry::member(event));
+            args.push(match replayed {
+                true => entry::beginning(event.seq, &event.id).into_bytes(),
+                false => Vec::new(),
+            });
+        }
+    }
+}
+
+#[async_trait]
+impl Cache for RedisCache {
+    async fn begin(&self, key: &SessionKey, events: usize) -> Begun {
+        let token = Uuid::new_v4().simple().to_string();
+        let answer = match self.vouching.wire() {
+            Some(wire) => {
+                let args = vec![
+                    token.clone().into_bytes(),
+                    number(self.options.write_time_max.as_micros()),
+                    number(events.max(1)),
+                    self.keys_live_ms(),
+                ];
+                let call = Call {
+                    script: Script::Begin,
+                    keys: &entry::keys(&self.options.prefix, key),
+                    args,
+                };
+                self.call(wire.as_ref(), call).await.and_then(begun)
+            }
+            None => None,
+        };
+        Begun {
+            key: key.clone(),
+            token,
+            marked: answer.is_some(),
+            cached: answer.is_some_and(|(_, cached)| cached),
+            first_seq: answer.map(|(first, _)| first),
+        }
+    }
+
+    async fn finish(&self, begun: Begun, change: Change<'_>) {
+        let keys = entry::keys(&self.options.prefix, &begun.key);
+        match change {
+            // The token stays until the writer counts as dead, and takes the entry with it: until then it may yet come to
+            // something.
+            Change::Unknown if begun.marked => return,
+            Change::Nothing if !begun.marked => return,
+            _ if begun.marked && self.tell(&begun, &keys, change).await => return,
+            Change::Nothing => return,
+            _ => {}
+        }
+        if let Some(wire) = self.vouching.wire() {
+            let args = vec![begun.token.clone().into_bytes()];
+            let call = Call {
+                script: Script::Forget,
+                keys: &keys,
+                args,
+            };
+            if self.call(wire.as_ref(), call).await.is_some() {
+                return;
+            }
+        }
+        let word_ends = self.vouching.unmarked(keys, begun.token);
+        if !matches!(change, Change::Unknown) {
+            tokio::time::sleep_until(word_ends).await;
+        }
+    }
+
+    async fn read(&self, key: &SessionKey, query: &Query) -> Lookup {
+        if query.filtered {
+            self.count(Outcome::Filtered);
+            return Lookup::Bypass;
+        }
+        let view = match self.vouching.view() {
+            Ok(view) => view,
+            Err(doubt) => {
+                self.count(match doubt {
+                    Doubt::Unreachable => Outcome::Unreachable,
+                    Doubt::Suspended => Outcome::Suspended,
+                });
+                return Lookup::Bypass;
+            }
+        };
+        let token = Uuid::new_v4().simple().to_string();
+        let answer = self.ask(&view, key, query, &token).await;
+        let (outcome, lookup) = match answer {
+            Some(Answer::Hit(page)) => (Outcome::Hit, Lookup::Hit(page)),
+            Some(Answer::Miss { granted }) => {
+                let lease = granted.then(|| Lease {
+                    key: key.clone(),
+                    token,
+                    generation: view.generation,
+                });
+                (Outcome::Miss, Lookup::Miss(lease))
+            }
+            Some(Answer::Pending) => (Outcome::Pending, Lookup::Bypass),
+            Some(Answer::Beyond) => (Outcome::Beyond, Lookup::Bypass),
+            Some(Answer::Behind) => (Outcome::Behind, Lookup::Bypass),
+            None => (Outcome::Unreachable, Lookup::Bypass),
+        };
+        self.count(outcome);
+        lookup
+    }
+
+    async fn fill(&self, lease: Lease, found: Found<'_>) {
+        let Some(wire) = self.vouching.wire() else { return };
+        let mut members = Vec::new();
+        let mut bytes = 0;
+        for event in found.events {
+            let member = entry::member(event);
+            bytes += member.len();
+            if bytes > self.options.session_bytes_max {
+                break;
+            }
+            members.push((entry::score(event.timestamp), member));
+        }
+        let complete = found.complete && members.len() == found.events.len();
+        let last_seq = found.events.iter().map(|event| event.seq).max().unwrap_or(0);
+        let mut args = vec![
+            lease.token.into_bytes(),
+            lease.generation.into_bytes(),
+            ms(self.options.age_max),
+        ];
+        args.extend(shown(found.session));
+        args.extend([flag(complete), number(last_seq)]);
+        args.extend(
+            members
+                .into_iter()
+                .flat_map(|(score, member)| [score.into_bytes(), member]),
+        );
+        let call = Call {
+            script: Script::Fill,
+            keys: &entry::keys(&self.options.prefix, &lease.key),
+            args,
+        };
+        self.call(wire.as_ref(), call).await;
+    }
+
+    fn wants(&self) -> Option<Limit> {
+        Some(self.options.events_max)
+    }
+
+    fn outcomes(&self) -> Vec<(&'static str, u64)> {
+        let count = |outcome: Outcome| {
+            let count = self.counts.0[outcome as usize].load(Ordering::Relaxed);
+            (outcome.as_str(), count)
+        };
+        Outcome::ALL.map(count).into()
+    }
+
+    fn health(&self) -> Health {
+        match self.vouching.wire() {
+            Some(_) => Health::Ok,
+            None => Health::Degraded,
+        }
+    }
+
+    async fn close(&self) {
+        self.duties.abort();
+        if let Err(fault) = self.vouching.leave().await {
+            tracing::debug!(error = %fault, "left the cache without a word");
+        }
+    }
+}
+
+impl Drop for RedisCache {
+    fn drop(&mut self) {
+        self.duties.abort();
+    }
+}
+
+/// Does a replica's duties for as long as it lives.
+async fn duties(vouching: Arc<Vouching>, link: Arc<dyn Link>, every: Duration) {
+    let mut rounds = tokio::time::interval(every);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        if let Err(Fault::Lost(_) | Fault::Refused(_)) = vouching.round(link.as_ref()).await {
+            tokio::time::sleep(RECONNECT_EVERY).await;
+        }
+    }
+}
+
+/// What `begin.lua` gives.
+fn begun(value: Value) -> Option<(i64, bool)> {
+    let Value::Array(items) = value else { return None };
+    let [first, cached] = items.try_into().ok()?;
+    Some((entry::integer(first)?, entry::integer(cached)? == 1))
+}
+
+/// A session as the scripts take it: JSON, version, whether it is initiated.
+fn shown(session: &Session) -> [Vec<u8>; 3] {
+    [
+        entry::session_json(session),
+        number(session.version),
+        flag(session.status == Status::Initiated),
+    ]
+}
+
+fn number(number: impl ToString) -> Vec<u8> {
+    number.to_string().into_bytes()
+}
+
+fn ms(duration: Duration) -> Vec<u8> {
+    number(duration.as_millis())
+}
+
+fn flag(flag: bool) -> Vec<u8> {
+    number(u8::from(flag))
+}

@@ -1,0 +1,79 @@
+//! Writing with the cache in front: told before the store is asked, and told what came of it before anyone else is.
+
+use super::Service;
+use crate::{
+    cache::Change,
+    domain::{Appended, Error, Kind, Result, Session, SessionKey},
+    store::Opened,
+};
+
+impl Service {
+    /// Runs a write to a session. `work` gets the first of the `events` sequence numbers asked for, where the cache gives
+    /// them; `change` says what its outcome means for the session.
+    ///
+    /// A caller that goes away changes nothing: the write, and what the cache must be told of it, go on without it.
+    pub(super) async fn write<T, W>(
+        &self,
+        key: &SessionKey,
+        events: usize,
+        work: impl FnOnce(Self, Option<i64>) -> W + Send + 'static,
+        change: fn(&T) -> Change<'_>,
+    ) -> Result<T>
+    where
+        T: Send + Sync + 'static,
+        W: Future<Output = Result<T>> + Send + 'static,
+    {
+        let (service, key) = (self.clone(), key.clone());
+        let writing = tokio::spawn(async move {
+            let begun = service.cache.begin(&key, events).await;
+            let outcome = work(service.clone(), begun.first_seq).await;
+            let change = match &outcome {
+                Ok(value) => change(value),
+                Err(error) => of_failure(error),
+            };
+            service.cache.finish(begun, change).await;
+            outcome
+        });
+        writing
+            .await
+            .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the write was interrupted")))
+    }
+}
+
+/// What a write that failed so means for its session.
+fn of_failure(error: &Error) -> Change<'static> {
+    match error.kind() {
+        // It may be in the store all the same, now or soon.
+        Kind::Unavailable | Kind::Internal => Change::Unknown,
+        // The cache should have nothing of it; if it does, by a fault, this is when to mend it.
+        Kind::SessionNotFound | Kind::SessionErased => Change::Replaced,
+        _ => Change::Nothing,
+    }
+}
+
+/// What opening a session means for it.
+pub(super) fn of_opened(opened: &Opened) -> Change<'_> {
+    match opened.created {
+        true => Change::Replaced,
+        false => Change::Nothing,
+    }
+}
+
+/// What it means for a session that it is now this one.
+pub(super) fn of_changed(session: &Session) -> Change<'_> {
+    Change::Session(session)
+}
+
+/// What erasing a session means for it.
+pub(super) fn of_erased((): &()) -> Change<'_> {
+    Change::Replaced
+}
+
+/// What the outcomes of a batch mean for its session.
+pub(super) fn of_appends(outcomes: &Vec<Result<Appended>>) -> Change<'_> {
+    let failures = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
+    let worst = failures
+        .map(of_failure)
+        .find(|change| !matches!(change, Change::Nothing));
+    worst.unwrap_or(Change::Events(outcomes))
+}
