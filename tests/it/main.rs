@@ -13,6 +13,7 @@ mod wire;
 mod bad_bodies;
 mod bad_json;
 mod bad_requests;
+mod cache;
 mod config;
 #[path = "../../src/store/conformance/mod.rs"]
 mod conformance;

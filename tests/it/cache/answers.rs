@@ -1,0 +1,221 @@
+//! What the cache answers, and what it leaves to the store.
+
+use super::*;
+
+/// Every page that can be asked for, by the cache's replica and by the store alone, until both have walked through.
+async fn assert_same_pages(house: &House, replica: &Replica, session: &str) -> (usize, usize) {
+    let alone = Service::new(
+        Arc::clone(&house.store),
+        Arc::new(colloquy::cache::NoCache),
+        limits(),
+    );
+    let alone = Replica {
+        service: alone,
+        cache: Arc::clone(&replica.cache),
+    };
+    let (mut cached, mut stored) = (0, 0);
+    for order in [Order::Ascending, Order::Descending] {
+        for limit in ["1", "2", "3", "7", "500"] {
+            let mut cursor: Option<String> = None;
+            loop {
+                let query = PageQuery {
+                    order,
+                    limit: limit.parse().unwrap(),
+                    cursor: cursor.as_deref(),
+                    ..PageQuery::default()
+                };
+                let (ours, theirs) = (
+                    replica.read(session, &query).await,
+                    alone.read(session, &query).await,
+                );
+                *(if ours.cached { &mut cached } else { &mut stored }) += 1;
+                assert_eq!(
+                    Read {
+                        cached: false,
+                        ..ours.clone()
+                    },
+                    theirs,
+                    "{order:?} {limit} {cursor:?}"
+                );
+                cursor = ours.cursor;
+                if cursor.is_none() {
+                    break;
+                }
+            }
+        }
+    }
+    (cached, stored)
+}
+
+#[tokio::test]
+async fn a_session_is_cached_from_its_second_read() {
+    let house = House::new().await;
+    let replica = house.replica().await;
+    replica
+        .open("s", r#"{"userId":"u","metadata":{"a":[1,{"b":"ü"}]}}"#)
+        .await;
+    for n in 0..5 {
+        replica.append("s", &format!("e-{n}"), 1_000 + n).await;
+    }
+    let first = replica.read("s", &PageQuery::default()).await;
+    assert!(!first.cached);
+    let second = replica.read_cached("s", &PageQuery::default()).await;
+    assert_eq!(
+        Read {
+            cached: false,
+            ..second.clone()
+        },
+        first
+    );
+    assert_eq!(second.ids(), ["e-0", "e-1", "e-2", "e-3", "e-4"]);
+    assert_eq!(replica.cache.health(), Health::Ok);
+}
+
+#[tokio::test]
+async fn what_is_appended_to_a_cached_session_is_in_the_cache() {
+    let house = House::new().await;
+    let (a, b) = (house.replica().await, house.replica().await);
+    a.open("s", r#"{"status":"active"}"#).await;
+    b.read_cached("s", &PageQuery::default()).await;
+    for n in [5, 3, 9, 3, 1] {
+        a.append("s", &format!("e-{n}-{}", a.outcome("hit")), n).await;
+        let read = b.read("s", &PageQuery::default()).await;
+        assert!(read.cached, "{:?}", b.service.cache_outcomes());
+        a.read("s", &newest("2")).await;
+    }
+    // Replayed: it is there once.
+    a.append("s", "e-5-0", 5).await;
+    let (cached, stored) = assert_same_pages(&house, &b, "s").await;
+    assert!(cached > 10 && stored == 0, "{cached} {stored}");
+    let read = b.read("s", &newest("500")).await;
+    assert_eq!(read.events.len(), 5, "{read:?}");
+}
+
+#[tokio::test]
+async fn a_change_of_a_cached_session_is_in_the_cache() {
+    let house = House::new().await;
+    let (a, b) = (house.replica().await, house.replica().await);
+    a.open("s", r#"{"status":"active"}"#).await;
+    b.read_cached("s", &PageQuery::default()).await;
+    let patch = SessionPatch {
+        language: Some(Some("de".parse().unwrap())),
+        ..SessionPatch::default()
+    };
+    a.service.update(&key("s"), &patch, &Expected::Any).await.unwrap();
+    let read = b.read("s", &PageQuery::default()).await;
+    assert!(read.cached);
+    assert_eq!(
+        (&read.session["language"], &read.session["version"]),
+        (&"de".into(), &2.into())
+    );
+
+    a.service.complete(&key("s"), &End::default()).await.unwrap();
+    let read = b.read("s", &PageQuery::default()).await;
+    assert!(read.cached);
+    assert_eq!(read.session["status"], "completed");
+
+    a.service.erase(&key("s")).await.unwrap();
+    let read = b.service.read_session(&key("s"), &PageQuery::default()).await;
+    assert_eq!(read.unwrap_err().kind(), colloquy::domain::Kind::SessionErased);
+}
+
+#[tokio::test]
+async fn an_entry_of_the_newest_events_answers_what_they_suffice_for() {
+    let house = House::new().await;
+    let replica = house
+        .replica_with(RedisOptions {
+            events_max: Limit::at_most(10),
+            ..options()
+        })
+        .await;
+    replica.open("s", r#"{"status":"active"}"#).await;
+    for n in 0..25 {
+        replica.append("s", &format!("e-{n}"), n / 4).await;
+    }
+    replica.read_cached("s", &newest("5")).await;
+    let (cached, stored) = assert_same_pages(&house, &replica, "s").await;
+    assert!(cached > 5 && stored > 5, "{cached} {stored}");
+    // Older than all that is here, and among them, and newer.
+    for timestamp in [0, 5, 100] {
+        replica.append("s", &format!("late-{timestamp}"), timestamp).await;
+        assert_same_pages(&house, &replica, "s").await;
+    }
+    assert!(replica.outcome("bypass_beyond") > 0);
+}
+
+#[tokio::test]
+async fn an_entry_is_bounded_in_bytes() {
+    let house = House::new().await;
+    let replica = house
+        .replica_with(RedisOptions {
+            session_bytes_max: 1_000,
+            ..options()
+        })
+        .await;
+    replica.open("s", r#"{"status":"active"}"#).await;
+    replica.read_cached("s", &newest("3")).await;
+    for n in 0..20 {
+        replica.append("s", &format!("e-{n}"), n).await;
+        assert_same_pages(&house, &replica, "s").await;
+    }
+    let read = replica.read("s", &newest("3")).await;
+    assert!(read.cached);
+    assert!(!replica.read("s", &newest("20")).await.cached);
+}
+
+#[tokio::test]
+async fn a_filtered_page_is_the_stores() {
+    let house = House::new().await;
+    let replica = house.replica().await;
+    replica.open("s", r#"{"status":"active"}"#).await;
+    replica.append("s", "e", 5).await;
+    replica.read_cached("s", &PageQuery::default()).await;
+    let query = PageQuery {
+        filter: colloquy::domain::EventFilter {
+            event_type: Some("system".parse().unwrap()),
+            since: None,
+            until: None,
+        },
+        ..PageQuery::default()
+    };
+    let page = replica.service.read_events(&key("s"), &query).await.unwrap();
+    assert!(page.events.is_empty());
+    assert_eq!(replica.outcome("bypass_filtered"), 1);
+    let page = replica
+        .service
+        .read_events(&key("s"), &PageQuery::default())
+        .await
+        .unwrap();
+    assert!(matches!(page.events[..], [EventRead::Cached(_)]));
+}
+
+#[tokio::test]
+async fn a_read_that_must_know_a_seq_gets_no_older_answer() {
+    let house = House::new().await;
+    let replica = house.replica().await;
+    replica.open("s", r#"{"status":"active"}"#).await;
+    let seq = replica.append("s", "e", 5).await;
+    let wanting = |min_seq| PageQuery {
+        min_seq: Some(min_seq),
+        ..PageQuery::default()
+    };
+    assert!(replica.read_cached("s", &wanting(seq)).await.cached);
+    assert!(!replica.read("s", &wanting(seq + 1)).await.cached);
+    assert!(!replica.read("s", &wanting(i64::MAX)).await.cached);
+    assert!(replica.read("s", &wanting(i64::MIN)).await.cached);
+    assert_eq!(replica.outcome("bypass_behind"), 2);
+}
+
+#[tokio::test]
+async fn numbers_come_from_a_clock_that_replicas_share() {
+    let house = House::new().await;
+    let (a, b) = (house.replica().await, house.replica().await);
+    a.open("s", "{}").await;
+    let mut last = 0;
+    for n in 0..20 {
+        let replica = if n % 2 == 0 { &a } else { &b };
+        let seq = replica.append("s", &format!("e-{n}"), 5).await;
+        assert!(seq > last);
+        last = seq;
+    }
+}
