@@ -7,7 +7,7 @@
 //! - [`store`]: where sessions and events live; the contract and its implementations.
 //! - [`service`]: the use cases, and group commit.
 //! - [`api`]: the use cases over HTTP.
-//! - [`commands`]: import and export.
+//! - [`commands`]: import, export, init and check.
 //! - [`config`], [`telemetry`]: what the process is told, and what it tells.
 //! - [`app`]: the composition root.
 

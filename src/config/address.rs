@@ -55,10 +55,16 @@ impl fmt::Display for Listen {
 /// `sqlite:PATH` takes PATH as it is: no escapes, no parameters, relative to the working directory unless it begins
 /// with a slash. `sqlite:///PATH` is accepted for those used to it and means `sqlite:/PATH`. `sqlite://PATH` would
 /// name a host and is refused, and so is a database in memory, which could not keep what was acknowledged (I1).
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// `mongodb://…` and `mongodb+srv://…` are read by the driver, once the store is opened.
+///
+/// Shows itself without secrets.
+#[derive(Clone, PartialEq, Eq)]
 pub enum StoreUrl {
     /// The database file.
     Sqlite(PathBuf),
+    /// The whole URL, with its secrets.
+    Mongo(String),
 }
 
 impl FromStr for StoreUrl {
@@ -67,7 +73,8 @@ impl FromStr for StoreUrl {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':') {
             Some(("sqlite", rest)) => sqlite_path(rest).map(Self::Sqlite),
-            _ => Err("must be a URL of a scheme that this build knows (sqlite:PATH)"),
+            Some(("mongodb" | "mongodb+srv", rest)) => mongo_url(text, rest).map(Self::Mongo),
+            _ => Err("must be sqlite:PATH, mongodb://… or mongodb+srv://…"),
         }
     }
 }
@@ -90,11 +97,32 @@ fn sqlite_path(rest: &str) -> Result<PathBuf, &'static str> {
     Ok(PathBuf::from(path))
 }
 
+/// The driver reads the URL, but a place that is none may be a password whose host was forgotten.
+fn mongo_url(text: &str, rest: &str) -> Result<String, &'static str> {
+    const RULE: &str = "must be mongodb://HOST[:PORT][,HOST…]/DATABASE or mongodb+srv://HOST/DATABASE";
+    let rest = rest.strip_prefix("//").ok_or(RULE)?;
+    let places = rest.rsplit_once('@').map_or(rest, |(_, places)| places);
+    let mut places = places.split(['/', '?']).next().unwrap_or_default().split(',');
+    let is_place = |place: &str| is_host(place) || place.parse::<Listen>().is_ok();
+    if places.all(is_place) && !text.contains(char::is_control) {
+        Ok(text.to_owned())
+    } else {
+        Err(RULE)
+    }
+}
+
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Mongo(url) => Redacted(url).fmt(f),
         }
+    }
+}
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoreUrl({self})")
     }
 }
 

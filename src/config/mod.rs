@@ -4,8 +4,8 @@
 //! its unit and its limits are said once, in `config.default.toml`. A value is checked even when a stronger source
 //! replaces it: a mistake in a file should not wait for the day its override is removed.
 //!
-//! Nothing here prints a secret: an error shows no more of a URL than its scheme, and what is logged goes through
-//! [`Redacted`].
+//! Nothing here prints a secret: an error shows no more of a URL than its scheme, and whatever shows a URL otherwise
+//! goes through [`Redacted`].
 
 use std::{ffi::OsString, fmt, path::PathBuf};
 
@@ -82,6 +82,15 @@ config! {
     sqlite_readers: usize = number(1..=64);
     sqlite_queue_jobs_max: usize = number(1..=1_000_000);
     sqlite_group_jobs_max: usize = number(1..=100_000);
+    mongo_pool_max: u32 = number(1..=1_000);
+    mongo_pool_min: u32 = number(0..=1_000);
+    mongo_connecting_max: u32 = number(1..=64);
+    mongo_call_ms_max: u64 = number(1_000..=60_000);
+    mongo_attempts_max: u32 = number(1..=100);
+    mongo_server_selection_ms_max: u64 = number(100..=60_000);
+    mongo_connect_ms_max: u64 = number(100..=60_000);
+    mongo_sequences_max: usize = number(1_024..=10_000_000);
+    mongo_chunks: u32 = number(1..=65_536);
     append_queue_events_max: usize = number(500..=10_000_000);
     append_queue_bytes_max: usize = number(MIB..=16 * 1024 * MIB);
     append_group_events_max: usize = number(1..=100_000);
@@ -132,6 +141,8 @@ impl Config {
             };
         }
         at_most!(sqlite_group_jobs_max, sqlite_queue_jobs_max);
+        at_most!(mongo_pool_min, mongo_pool_max);
+        at_most!(mongo_server_selection_ms_max, mongo_call_ms_max);
         at_most!(append_group_events_max, append_queue_events_max);
         at_most!(append_group_bytes_max, append_queue_bytes_max);
         at_most!(body_bytes_max, bodies_bytes_max);

@@ -19,8 +19,8 @@ const LAYERS: [(&str, &[&str]); 7] = [
 /// Libraries that only the module that wraps them may name.
 const WRAPPED: [(&str, &[&str]); 5] = [
     ("mongodb", &["src/store/mongo/"]),
-    ("poem", &["src/api/", "src/app.rs"]),
-    ("poem_openapi", &["src/api/", "src/app.rs"]),
+    ("poem", &["src/api/", "src/app/"]),
+    ("poem_openapi", &["src/api/", "src/app/"]),
     ("rusqlite", &["src/store/sqlite/"]),
     ("indicatif", &["src/commands/progress.rs"]),
 ];
