@@ -8,7 +8,7 @@
 //! - [`cache`]: what of it is kept at hand, and how that never lies; none, or Redis.
 //! - [`service`]: the use cases, and group commit.
 //! - [`api`]: the use cases over HTTP.
-//! - [`commands`]: import and export.
+//! - [`commands`]: import, export, init and check.
 //! - [`config`], [`telemetry`]: what the process is told, and what it tells.
 //! - [`app`]: the composition root.
 

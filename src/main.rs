@@ -56,6 +56,10 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         address_file: Option<PathBuf>,
     },
+    /// Prepare the database that the configuration names, and say what was done; safe to repeat
+    Init,
+    /// Say whether every backend can be reached and is set up right
+    Check,
     /// Import conversations from JSON Lines, one a line; safe to repeat
     Import {
         /// The file to read, or - for standard input
@@ -152,9 +156,7 @@ async fn run(command: Command, config: &Config) -> Result<ExitCode, AppError> {
             };
             let summary = app::import(config, source).await?;
             print(&format!("{summary}\n"));
-            if summary.refused_any() {
-                return Ok(ExitCode::FAILURE);
-            }
+            return Ok(exit_code(!summary.refused_any()));
         }
         Command::Export { session, output } => {
             let only = match session.map(|id| id.parse::<SessionId>()).transpose() {
@@ -167,6 +169,16 @@ async fn run(command: Command, config: &Config) -> Result<ExitCode, AppError> {
             let exported = app::export(config, only, output).await?;
             eprintln!("exported {exported}");
         }
+        Command::Init => {
+            let standing = app::init(config).await?;
+            print(&format!("{standing}\n"));
+            return Ok(exit_code(standing.ready));
+        }
+        Command::Check => {
+            let overview = app::check(config).await;
+            print(&overview.to_string());
+            return Ok(exit_code(overview.is_ready()));
+        }
         Command::Compact => {
             let (before, after) = app::compact(config).await?;
             print(&format!("compacted from {before} to {after} bytes\n"));
@@ -174,6 +186,14 @@ async fn run(command: Command, config: &Config) -> Result<ExitCode, AppError> {
         Command::Openapi => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn exit_code(good: bool) -> ExitCode {
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Prints to standard output; a reader that went away, as `head` does, is no error.

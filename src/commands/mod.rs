@@ -1,9 +1,11 @@
 //! The commands beside `serve`: thin, over the use cases.
 //!
+//! - [`check`]: what `init` and `check` say of the backends.
 //! - [`import`]: conversations from JSON Lines into the store.
 //! - [`export`]: the way back.
-//! - [`progress`]: how both say how far they are.
+//! - [`progress`]: how these two say how far they are.
 
+pub mod check;
 pub mod export;
 pub mod import;
 pub mod progress;

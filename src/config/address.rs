@@ -7,6 +7,8 @@ use std::{
     str::FromStr,
 };
 
+use crate::cache::RedisUrl;
+
 /// A `HOST:PORT` of good form, ready for anything of `tokio::net` that binds. Whether the name resolves and the port
 /// is free shows when it is bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,10 +57,16 @@ impl fmt::Display for Listen {
 /// `sqlite:PATH` takes PATH as it is: no escapes, no parameters, relative to the working directory unless it begins
 /// with a slash. `sqlite:///PATH` is accepted for those used to it and means `sqlite:/PATH`. `sqlite://PATH` would
 /// name a host and is refused, and so is a database in memory, which could not keep what was acknowledged (I1).
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// `mongodb://…` and `mongodb+srv://…` are read by the driver, once the store is opened.
+///
+/// Shows itself without secrets.
+#[derive(Clone, PartialEq, Eq)]
 pub enum StoreUrl {
     /// The database file.
     Sqlite(PathBuf),
+    /// The whole URL, with its secrets.
+    Mongo(String),
 }
 
 impl FromStr for StoreUrl {
@@ -67,7 +75,8 @@ impl FromStr for StoreUrl {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':') {
             Some(("sqlite", rest)) => sqlite_path(rest).map(Self::Sqlite),
-            _ => Err("must be a URL of a scheme that this build knows (sqlite:PATH)"),
+            Some(("mongodb" | "mongodb+srv", rest)) => mongo_url(text, rest).map(Self::Mongo),
+            _ => Err("must be sqlite:PATH, mongodb://… or mongodb+srv://…"),
         }
     }
 }
@@ -90,11 +99,93 @@ fn sqlite_path(rest: &str) -> Result<PathBuf, &'static str> {
     Ok(PathBuf::from(path))
 }
 
+/// The driver reads the URL, but a place that is none may be a password whose host was forgotten.
+fn mongo_url(text: &str, rest: &str) -> Result<String, &'static str> {
+    const RULE: &str = "must be mongodb://HOST[:PORT][,HOST…]/DATABASE or mongodb+srv://HOST/DATABASE";
+    let rest = rest.strip_prefix("//").ok_or(RULE)?;
+    let places = rest.rsplit_once('@').map_or(rest, |(_, places)| places);
+    let mut places = places.split(['/', '?']).next().unwrap_or_default().split(',');
+    let is_place = |place: &str| is_host(place) || place.parse::<Listen>().is_ok();
+    if places.all(is_place) && !text.contains(char::is_control) {
+        Ok(text.to_owned())
+    } else {
+        Err(RULE)
+    }
+}
+
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Mongo(url) => Redacted(url).fmt(f),
         }
+    }
+}
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoreUrl({self})")
+    }
+}
+
+/// The cache, as a URL names it, or `none`. Shows itself without secrets.
+#[derive(Clone, PartialEq, Eq)]
+pub enum CacheUrl {
+    None,
+    Redis(RedisUrl),
+}
+
+impl FromStr for CacheUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "none" => Ok(Self::None),
+            _ if text.contains(char::is_control) => Err("must have no control characters"),
+            _ => match text.parse() {
+                Ok(url) => Ok(Self::Redis(url)),
+                Err(_) => Err(
+                    "must be none, redis://HOST:PORT, rediss://HOST:PORT or redis-cluster://HOST:PORT,HOST:PORT",
+                ),
+            },
+        }
+    }
+}
+
+impl fmt::Display for CacheUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Redis(url) => Redacted(&url.to_string()).fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for CacheUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CacheUrl({self})")
+    }
+}
+
+/// What every key in Redis begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyPrefix(String);
+
+impl FromStr for KeyPrefix {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let good = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        match text.len() {
+            1..=64 if text.bytes().all(good) => Ok(Self(text.to_owned())),
+            _ => Err("must be 1 to 64 characters of A-Z a-z 0-9 . _ -"),
+        }
+    }
+}
+
+impl fmt::Display for KeyPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

@@ -188,7 +188,7 @@ impl Given {
     }
 
     /// The value of the key `small` is more than that of `large` allows. Silent if either has a mistake already.
-    pub(super) fn refuse_pair(&mut self, small: (&str, usize), large: (&str, usize)) {
+    pub(super) fn refuse_pair<T: Display>(&mut self, small: (&str, T), large: (&str, T)) {
         let known = |mistake: &Mistake| mistake.key.is_some_and(|key| key == small.0 || key == large.0);
         if self.mistakes.iter().any(known) {
             return;

@@ -4,8 +4,8 @@
 //! its unit and its limits are said once, in `config.default.toml`. A value is checked even when a stronger source
 //! replaces it: a mistake in a file should not wait for the day its override is removed.
 //!
-//! Nothing here prints a secret: an error shows no more of a URL than its scheme, and what is logged goes through
-//! [`Redacted`].
+//! Nothing here prints a secret: an error shows no more of a URL than its scheme, and whatever shows a URL otherwise
+//! goes through [`Redacted`].
 
 use std::{ffi::OsString, fmt, path::PathBuf};
 
@@ -16,7 +16,7 @@ use crate::telemetry::{LogFilter, LogFormat};
 mod address;
 mod given;
 
-pub use address::{Listen, Redacted, StoreUrl};
+pub use address::{CacheUrl, KeyPrefix, Listen, Redacted, StoreUrl};
 
 /// The defaults with their comments: the file `config.default.toml`.
 pub const DEFAULTS: &str = include_str!("../../config.default.toml");
@@ -82,6 +82,28 @@ config! {
     sqlite_readers: usize = number(1..=64);
     sqlite_queue_jobs_max: usize = number(1..=1_000_000);
     sqlite_group_jobs_max: usize = number(1..=100_000);
+    mongo_pool_max: u32 = number(1..=1_000);
+    mongo_pool_min: u32 = number(0..=1_000);
+    mongo_connecting_max: u32 = number(1..=64);
+    mongo_call_ms_max: u64 = number(1_000..=60_000);
+    mongo_attempts_max: u32 = number(1..=100);
+    mongo_server_selection_ms_max: u64 = number(100..=60_000);
+    mongo_connect_ms_max: u64 = number(100..=60_000);
+    mongo_sequences_max: usize = number(1_024..=10_000_000);
+    mongo_chunks: u32 = number(1..=65_536);
+    cache: CacheUrl = text;
+    cache_prefix: KeyPrefix = text;
+    cache_call_ms_max: u64 = number(5..=1_000);
+    cache_events_max: u16 = number(1..=500);
+    cache_session_bytes_max: usize = number(64 * KIB..=16 * MIB);
+    cache_age_ms_max: u64 = number(1_000..=86_400_000);
+    cache_write_ms_max: u64 = number(1_000..=600_000);
+    cache_fill_ms_max: u64 = number(100..=60_000);
+    cache_fills_max: usize = number(1..=1_000);
+    cache_lease_ms: u64 = number(20..=10_000);
+    cache_absence_ms_max: u64 = number(1_000..=600_000);
+    cache_gathering_ms: u64 = number(0..=60_000);
+    cache_unmarked_max: usize = number(100..=1_000_000);
     append_queue_events_max: usize = number(500..=10_000_000);
     append_queue_bytes_max: usize = number(MIB..=16 * 1024 * MIB);
     append_group_events_max: usize = number(1..=100_000);
@@ -132,6 +154,11 @@ impl Config {
             };
         }
         at_most!(sqlite_group_jobs_max, sqlite_queue_jobs_max);
+        at_most!(mongo_pool_min, mongo_pool_max);
+        at_most!(mongo_server_selection_ms_max, mongo_call_ms_max);
+        at_most!(mongo_call_ms_max, cache_write_ms_max);
+        at_most!(cache_session_bytes_max, page_payload_bytes_max);
+        at_most!(cache_lease_ms, cache_absence_ms_max);
         at_most!(append_group_events_max, append_queue_events_max);
         at_most!(append_group_bytes_max, append_queue_bytes_max);
         at_most!(body_bytes_max, bodies_bytes_max);

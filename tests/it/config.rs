@@ -149,8 +149,7 @@ fn one_error_lists_everything_that_is_wrong_and_where_it_came_from() {
         format!("log_formats ({path} line 2) is not a key of the configuration; did you mean log_format?"),
         format!("sqlite_readers ({path} line 4) must be a whole number from 1 to 64, not 65"),
         "COLLOQUY_APPEND_FLUSH_SLOTS must be a whole number from 1 to 64, not \"two\"".into(),
-        "COLLOQUY_STORE must be a URL of a scheme that this build knows (sqlite:PATH), not \"postgres:***\""
-            .into(),
+        "COLLOQUY_STORE must be sqlite:PATH, mongodb://… or mongodb+srv://…, not \"postgres:***\"".into(),
         "COLLOQUY_TOMBSTONE_DAY is not a key of the configuration; did you mean COLLOQUY_TOMBSTONE_DAYS?"
             .into(),
         "--log-format must be human or json, not \"xml\"".into(),
@@ -277,8 +276,12 @@ fn a_secret_in_a_value_is_never_shown() {
             let loaded = from_environment(&[(&variable, url), ("COLLOQUY_SECRET", url)]);
             let errors = loaded.unwrap_err();
             assert!(!format!("{errors} {errors:?}").contains("hunter2"), "{errors}");
-            let errors = from_file(&format!("{key} = \"{url}\"")).unwrap_err();
-            assert!(!format!("{errors} {errors:?}").contains("hunter2"), "{errors}");
+            // What may be a store is one, and is shown no more than what is none.
+            let shown = match from_file(&format!("{key} = \"{url}\"")) {
+                Ok(config) => format!("{} {config:?}", config.store),
+                Err(errors) => format!("{errors} {errors:?}"),
+            };
+            assert!(!shown.contains("hunter2"), "{shown}");
         }
         for text in [
             format!("store = {url}"),
@@ -340,6 +343,38 @@ fn a_store_is_a_sqlite_file_relative_or_absolute() {
     }
     let said = mistake(from_environment(&[("COLLOQUY_STORE", "c.db")]));
     assert!(said.contains("sqlite:PATH"), "{said}");
+}
+
+#[test]
+fn a_store_is_a_mongodb_url_shown_without_its_secrets() {
+    for (url, shown) in [
+        ("mongodb://localhost", "mongodb://localhost"),
+        (
+            "mongodb://[::1]:27017,[::2]/calls",
+            "mongodb://[::1]:27017,[::2]/calls",
+        ),
+        (
+            "mongodb://a:1,b:2/calls?replicaSet=r",
+            "mongodb://a:1,b:2/calls?***",
+        ),
+        ("mongodb+srv://app:hunter2@db/calls", "mongodb+srv://***@db/calls"),
+    ] {
+        let store: StoreUrl = url.parse().unwrap();
+        assert_eq!(store, StoreUrl::Mongo(String::from(url)));
+        assert_eq!(store.to_string(), shown);
+        assert_eq!(format!("{store:?}"), format!("StoreUrl({shown})"));
+    }
+    for bad in [
+        "mongodb:localhost",
+        "mongodb://",
+        "mongodb:///calls",
+        "mongodb://localhost:port/calls",
+        "mongodb://a:1,/calls",
+        "mongodb://a\nb",
+        "mongo://localhost",
+    ] {
+        assert!(bad.parse::<StoreUrl>().is_err(), "{bad}");
+    }
 }
 
 #[test]
@@ -410,6 +445,14 @@ fn what_does_not_fit_into_its_queue_is_a_mistake_of_the_stronger_source() {
 
     let said = mistake(from_environment(&[("COLLOQUY_APPEND_QUEUE_EVENTS_MAX", "500")]));
     assert!(said.starts_with("COLLOQUY_APPEND_QUEUE_EVENTS_MAX is 500, less than append_group_events_max ("));
+
+    let said = mistake(from_file("mongo_server_selection_ms_max = 20000"));
+    assert!(
+        said.contains(" is 20000, more than mongo_call_ms_max ("),
+        "{said}"
+    );
+    let said = mistake(from_environment(&[("COLLOQUY_MONGO_POOL_MAX", "4")]));
+    assert!(said.contains("is 4, less than mongo_pool_min ("), "{said}");
 
     let errors = from_file("append_queue_bytes_max = 2097152").unwrap_err();
     assert!(errors.to_string().contains("append_group_bytes_max"), "{errors}");

@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 
 use crate::{
-    harness::{Server, colloquy, expect, expect_problem, folder, store_url},
+    backends::backend_flags,
+    harness::{Server, colloquy, expect, expect_problem, folder},
     ledger::{Facts, Ledger},
     random::Random,
 };
@@ -317,8 +318,8 @@ impl Actor {
 /// Starts a server only to kill it on its way up.
 fn kill_a_starting_one(folder: &std::path::Path, random: &mut Random) {
     let mut child = colloquy()
-        .args(["serve", "--listen", "127.0.0.1:0", "--store"])
-        .arg(store_url(folder))
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .args(backend_flags(folder))
         .stderr(std::process::Stdio::null())
         .spawn()
         .expect("colloquy starts");

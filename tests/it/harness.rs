@@ -11,6 +11,8 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::backends::{Store, backend_flags};
+
 /// How long a server may take to start or stop. Not a measure: a bound that keeps a broken test from hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -44,8 +46,25 @@ impl Server {
         Self::start_in(folder(), &[]).await
     }
 
-    /// A server on the store in `folder`, which may be another server's, with further flags.
+    /// A server on the store of `folder`, which may be another server's, with further flags.
     pub async fn start_in(folder: Arc<TempDir>, flags: &[&str]) -> Self {
+        let backends = backend_flags(folder.path());
+        Self::start_on(folder, &backends, flags).await
+    }
+
+    /// As [`Server::start`], for what is about the embedded store.
+    pub async fn start_embedded() -> Self {
+        Self::start_embedded_in(folder(), &[]).await
+    }
+
+    /// As [`Server::start_in`], for what is about the embedded store.
+    pub async fn start_embedded_in(folder: Arc<TempDir>, flags: &[&str]) -> Self {
+        let backends = Store::Embedded.flags(folder.path());
+        Self::start_on(folder, &backends, flags).await
+    }
+
+    /// A server in `folder`, on the backends that these flags name.
+    pub async fn start_on(folder: Arc<TempDir>, backends: &[String], flags: &[&str]) -> Self {
         let address_file = folder.path().join("address");
         let _ = std::fs::remove_file(&address_file);
         let log = std::fs::File::options()
@@ -56,8 +75,7 @@ impl Server {
         let mut child = colloquy()
             .args(["serve", "--listen", "127.0.0.1:0", "--address-file"])
             .arg(&address_file)
-            .arg("--store")
-            .arg(store_url(folder.path()))
+            .args(backends)
             .args(flags)
             .stderr(log)
             .spawn()
@@ -172,11 +190,6 @@ pub fn peak_memory_kib(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim_end_matches("kB").trim().parse().ok()
-}
-
-/// The store that a server in `folder` uses.
-pub fn store_url(folder: &Path) -> String {
-    format!("sqlite:{}", folder.join("data/colloquy.db").display())
 }
 
 async fn wait_for_address(file: &PathBuf, child: &mut Child, folder: &Path) -> String {

@@ -13,15 +13,15 @@ const LAYERS: [(&str, &[&str]); 8] = [
     ("service", &["store", "cache", "domain"]),
     ("api", &["service", "domain"]),
     ("commands", &["service", "domain"]),
-    ("config", &["telemetry"]),
+    ("config", &["cache", "telemetry"]),
     ("telemetry", &["domain"]),
 ];
 
 /// Libraries that only the module that wraps them may name.
 const WRAPPED: [(&str, &[&str]); 6] = [
     ("mongodb", &["src/store/mongo/"]),
-    ("poem", &["src/api/", "src/app.rs"]),
-    ("poem_openapi", &["src/api/", "src/app.rs"]),
+    ("poem", &["src/api/", "src/app/"]),
+    ("poem_openapi", &["src/api/", "src/app/"]),
     ("redis", &["src/cache/"]),
     ("rusqlite", &["src/store/sqlite/"]),
     ("indicatif", &["src/commands/progress.rs"]),

@@ -10,15 +10,16 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    backends::{Store, backend_flags},
     conversations::{self, Line, Shape},
-    harness::{Server, colloquy, expect, folder, peak_memory_kib, store_url},
+    harness::{Server, colloquy, expect, folder, peak_memory_kib},
     random::Random,
 };
 
-/// The command on the store in `folder`.
+/// The command on the store of `folder`.
 pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = colloquy();
-    command.args(arguments).arg("--store").arg(store_url(folder));
+    command.args(arguments).args(backend_flags(folder));
     command
 }
 
@@ -317,12 +318,15 @@ fn a_reader_that_has_seen_enough_ends_the_export_quietly() {
     assert!(!store.path().join("data/colloquy.db-wal").exists());
 }
 
-/// Imports what `write` sends, and gives the most memory that took, in KiB, and the counts.
+/// Imports what `write` sends into the store that these flags name, and gives the most memory that took, in KiB, and
+/// the counts.
 fn import_memory(
-    store: &Path,
+    backends: &[String],
     write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> (u64, [[usize; 3]; 2]) {
-    let mut child: Child = command(store, &["import", "-"])
+    let mut child: Child = colloquy()
+        .args(["import", "-"])
+        .args(backends)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -359,7 +363,7 @@ fn an_import_takes_no_more_memory_for_a_larger_file() {
     let import = |megabytes: usize| {
         let store = folder();
         let copies = megabytes * 1024 * 1024 / template.text.len();
-        let (peak, counts) = import_memory(store.path(), |out| {
+        let (peak, counts) = import_memory(&backend_flags(store.path()), |out| {
             (0..copies)
                 .try_for_each(|at| writeln!(out, "{}", template.text.replace("TEMPLATE", &format!("s-{at}"))))
         });
@@ -375,10 +379,10 @@ fn an_import_takes_no_more_memory_for_a_larger_file() {
 }
 
 #[tokio::test]
-async fn a_page_costs_the_same_at_any_depth_of_a_hundred_thousand_events() {
+async fn a_page_of_the_embedded_store_costs_the_same_at_any_depth_of_a_hundred_thousand_events() {
     const EVENTS: usize = 100_000;
     let store = folder();
-    import_memory(store.path(), |out| {
+    import_memory(&Store::Embedded.flags(store.path()), |out| {
         write!(out, r#"{{"session":{{"sessionId":"long"}},"events":["#)?;
         for at in 0..EVENTS {
             let comma = if at > 0 { "," } else { "" };
@@ -393,7 +397,7 @@ async fn a_page_costs_the_same_at_any_depth_of_a_hundred_thousand_events() {
         }
         writeln!(out, "]}}")
     });
-    let server = Server::start_in(store, &[]).await;
+    let server = Server::start_embedded_in(store, &[]).await;
     let (mut cost, mut cursor, mut next) = (Vec::new(), String::new(), 0);
     let mut read_before = bytes_read(server.pid());
     loop {

@@ -16,7 +16,7 @@ fn batch(name: &str) -> Value {
     json!({"events": (0..BATCH_EVENTS_MAX).map(event).collect::<Vec<_>>()})
 }
 
-/// Takes the server's database away from it until dropped: whatever it writes has to wait.
+/// Takes its embedded store away from the server until dropped: whatever it writes has to wait.
 fn occupy(server: &Server) -> Database {
     let database = Database::open(server.folder().path().join("data/colloquy.db")).expect("the database");
     database
@@ -32,7 +32,7 @@ async fn a_full_append_queue_refuses_at_once_and_says_when_to_come_back() {
         "--set=append_group_events_max=500",
         "--set=append_flush_slots=1",
     ];
-    let server = Server::start_in(folder(), &flags).await;
+    let server = Server::start_embedded_in(folder(), &flags).await;
     expect(server.post("/v1/sessions", &json!({"sessionId": "s"})), 201).await;
     let occupied = occupy(&server);
 
@@ -120,7 +120,7 @@ async fn a_connection_on_which_nothing_moves_is_closed() {
 #[tokio::test]
 async fn a_request_that_takes_longer_than_a_connection_may_idle_is_answered() {
     let flags = ["--set=idle_connection_ms=1000", "--log-filter=info"];
-    let server = Server::start_in(folder(), &flags).await;
+    let server = Server::start_embedded_in(folder(), &flags).await;
     let occupied = occupy(&server);
     let mut connection = begin_post(&server, "/v1/sessions", 2).await;
     connection.send("{}").await;

@@ -1,7 +1,8 @@
 //! The integration tests: one binary, one file a subject. They drive the real `colloquy` over HTTP and its command
 //! line; nothing here reaches into the library but for the stores' conformance suite, the configuration and the group
-//! commit, whose store must fail on demand.
+//! commit, whose store must fail on demand. `backends` says how to run them on another store.
 
+mod backends;
 mod conversations;
 mod harness;
 mod ledger;
@@ -28,6 +29,7 @@ mod group_commit;
 mod house;
 mod import_export;
 mod import_faults;
+mod init_and_check;
 mod limits;
 mod mongo;
 mod openapi;

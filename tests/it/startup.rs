@@ -1,4 +1,4 @@
-//! How the process starts, or says why it doesn't.
+//! How the process starts on the embedded store, or says why it doesn't.
 
 use std::{
     fs,
@@ -11,7 +11,10 @@ use std::{
 
 use rusqlite::Connection as Database;
 
-use crate::harness::{Server, colloquy, expect, folder, store_url};
+use crate::{
+    backends::embedded_url,
+    harness::{Server, colloquy, expect, folder},
+};
 
 /// A process that refuses to start must say so, not hang.
 const REFUSAL_MAX: Duration = Duration::from_secs(10);
@@ -69,34 +72,34 @@ fn without_arguments_it_makes_its_folder_and_serves() {
 
 #[tokio::test]
 async fn a_second_process_on_the_same_data_is_turned_away_and_told_by_whom() {
-    let server = Server::start().await;
+    let server = Server::start_embedded().await;
     let path = server.folder().path().join("data/colloquy.db");
-    let told = refusal(&store_url(server.folder().path()));
+    let told = refusal(&embedded_url(server.folder().path()));
     says(
         &told,
         &[path.to_str().expect("text"), &server.pid().to_string(), "in use"],
     );
     // Nor do the other commands share it.
-    let (output, told) = run(colloquy().args(["export", "--store", &store_url(server.folder().path())]));
+    let (output, told) = run(colloquy().args(["export", "--store", &embedded_url(server.folder().path())]));
     assert_eq!(output.status.code(), Some(1));
     says(&told, &[&server.pid().to_string()]);
     expect(server.get("/readyz"), 200).await;
     // The lock goes with its holder, however that one went.
     let folder = server.kill();
-    Server::start_in(folder, &[]).await;
+    Server::start_embedded_in(folder, &[]).await;
 }
 
 #[tokio::test]
 async fn an_address_in_use_is_a_clear_error() {
-    let server = Server::start().await;
+    let server = Server::start_embedded().await;
     let other = folder();
     let (output, told) = run(colloquy()
         .args(["--listen", server.address(), "--store"])
-        .arg(store_url(other.path())));
+        .arg(embedded_url(other.path())));
     assert_eq!(output.status.code(), Some(1));
     says(&told, &["can't listen on", server.address(), "in use"]);
     // The store was given up again, so a corrected start finds it free.
-    Server::start_in(other, &[]).await;
+    Server::start_embedded_in(other, &[]).await;
 }
 
 #[test]
@@ -149,7 +152,7 @@ fn help_and_version_go_to_stdout_and_touch_nothing() {
 
 /// A database with something in it, closed.
 async fn used_database() -> (std::sync::Arc<tempfile::TempDir>, std::path::PathBuf) {
-    let server = Server::start().await;
+    let server = Server::start_embedded().await;
     for at in 0..50 {
         let session =
             serde_json::json!({"sessionId": format!("s-{at}"), "metadata": {"text": "x".repeat(500)}});
@@ -257,7 +260,7 @@ fn an_address_file_that_cannot_be_written_stops_the_start() {
         .args(["serve", "--listen", "127.0.0.1:0", "--address-file"])
         .arg(folder.path().join("no/such/folder"))
         .arg("--store")
-        .arg(store_url(folder.path())));
+        .arg(embedded_url(folder.path())));
     assert_eq!(output.status.code(), Some(1), "{told}");
     says(&told, &["can't write", "no/such/folder"]);
 }

@@ -96,16 +96,18 @@ pub enum Script {
     Fill,
     Forget,
     Vouch,
+    About,
 }
 
 impl Script {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Begin,
         Self::Finish,
         Self::Read,
         Self::Fill,
         Self::Forget,
         Self::Vouch,
+        Self::About,
     ];
 
     /// The whole of its text, with what must stand before it. `clock` defines `now_us`.
@@ -118,6 +120,7 @@ impl Script {
             Self::Fill => (ENTRY, include_str!("../scripts/fill.lua")),
             Self::Forget => (ENTRY, include_str!("../scripts/forget.lua")),
             Self::Vouch => ("", include_str!("../scripts/vouch.lua")),
+            Self::About => ("", include_str!("../scripts/about.lua")),
         };
         format!("{clock}\n{before}\n{body}")
     }
@@ -277,6 +280,7 @@ mod tests {
             Script::Fill,
             Script::Forget,
             Script::Vouch,
+            Script::About,
         ] {
             let expected = redis::Script::new(&script.code(CLOCK));
             assert_eq!(

@@ -25,7 +25,7 @@ use tokio::{task::JoinHandle, time::MissedTickBehavior};
 use uuid::Uuid;
 
 use super::{Begun, Cache, Change, Found, Health, Lease, Lookup, Query};
-use crate::domain::{Appended, Limit, Order, Session, SessionKey, Status};
+use crate::domain::{Appended, Error, Kind, Limit, Order, Result, Session, SessionKey, Status};
 
 mod entry;
 pub mod link;
@@ -171,6 +171,25 @@ impl RedisCache {
             counts: Counts::default(),
             duties,
         }
+    }
+
+    /// Says what Redis is at `url`, once a script has run there.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`]: it can't be reached, or refuses.
+    pub async fn check(url: RedisUrl, options: &RedisOptions) -> Result<String> {
+        let link = RedisLink::new(url, options.call_time_max);
+        let about = Call {
+            script: Script::About,
+            keys: &[format!("{}:about", options.prefix)],
+            args: Vec::new(),
+        };
+        let found = async { link.connect().await?.call(about).await };
+        let found = found
+            .await
+            .map_err(|fault| Error::new(Kind::Unavailable, fault.to_string()).with_source(fault))?;
+        let text = entry::bytes(found).and_then(|bytes| String::from_utf8(bytes).ok());
+        Ok(text.unwrap_or_default())
     }
 
     fn count(&self, outcome: Outcome) {

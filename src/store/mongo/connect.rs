@@ -27,16 +27,17 @@ impl Connection {
     /// Reads the URL, and resolves it where it is `mongodb+srv`; connecting happens at first use.
     pub(super) async fn open(url: &str, options: &MongoOptions) -> Result<Self> {
         let mut parsed = ClientOptions::parse(url).await.map_err(|error| {
-            // What the driver says may quote the URL, and that may hold a password.
+            // What the driver says may quote the URL, and its user or its parameters may hold a password.
             let detail = match error.kind.as_ref() {
-                mongodb::error::ErrorKind::InvalidArgument { message, .. } if !url.contains('@') => {
+                mongodb::error::ErrorKind::InvalidArgument { message, .. } if !url.contains(['@', '?']) => {
                     format!("the MongoDB URL is wrong: {message}")
                 }
                 mongodb::error::ErrorKind::DnsResolve { .. } => {
                     "the name in the mongodb+srv URL does not resolve".to_owned()
                 }
-                _ => "the MongoDB URL is wrong (what exactly is not shown, since it holds credentials)"
-                    .to_owned(),
+                _ => {
+                    "the MongoDB URL is wrong (what exactly is not shown: it may hold credentials)".to_owned()
+                }
             };
             Error::new(Kind::Unavailable, detail)
         })?;

@@ -1,14 +1,18 @@
 //! What the server saw: with its profiler on, every statement of the request path names the shard key, none scans a
 //! collection or sorts, and a page costs the same at any depth.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use colloquy::{
+    cache::NoCache,
     domain::{
         Conversation, End, EventFilter, EventPosition, EventQuery, Expected, NewEvent, NewSession, Order,
         Session, SessionFilter, SessionPatch, SessionPosition, SessionQuery, Tenant,
     },
-    service::{GroupLimits, Limits, Service},
+    service::{GroupLimits, Limits, PageQuery, Service},
     store::mongo,
 };
 use mongodb::{
@@ -119,8 +123,10 @@ pub fn service(store: std::sync::Arc<dyn colloquy::store::Store>) -> Service {
     let tombstone = std::time::Duration::from_hours(24);
     Service::new(
         store,
+        Arc::new(NoCache),
         Limits {
             page_payload_bytes_max: 1 << 22,
+            cache_fills_max: 1,
             tombstone,
             groups,
         },
@@ -185,10 +191,7 @@ async fn use_everything(service: &Service) {
                 .await
                 .unwrap();
         }
-        service
-            .session_with_events(key, Order::Ascending, Default::default(), None)
-            .await
-            .unwrap();
+        service.read_session(key, &PageQuery::default()).await.unwrap();
         service.event(key, &"a".parse().unwrap()).await.unwrap();
         assert!(service.event(key, &"missing".parse().unwrap()).await.is_err());
         let patch = SessionPatch::read(br#"{"metadata":{"a":1},"userId":null}"#).unwrap();

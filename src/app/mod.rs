@@ -1,5 +1,5 @@
-//! The composition root: puts the parts together as the configuration says. The only place that names concrete
-//! backends.
+//! The composition root: puts the parts together as the configuration says. `backends` is the only place that names
+//! concrete ones.
 
 use std::{
     io::{self, IsTerminal},
@@ -20,19 +20,18 @@ use crate::{
         body::BodyLimits,
         server::{BoundServer, ServerLimits},
     },
-    cache::NoCache,
     commands::{
         export::{self, ExportError, Exported},
         import::{self, ImportError, ImportLimits, Input, Source, Summary},
     },
-    config::{Config, Redacted, StoreUrl},
+    config::Config,
     domain::{Error, SessionId, Tenant},
-    service::{GroupLimits, Limits, Service},
-    store::{
-        Store,
-        sqlite::{SqliteOptions, SqliteStore},
-    },
+    service::Service,
 };
+
+mod backends;
+
+pub use backends::{check, compact, init, open};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +40,10 @@ pub enum AppError {
     Store(#[from] Error),
     #[error("there is no store at {0}: nothing was ever kept there; name the store with --store")]
     NoStore(String),
+    #[error(
+        "only the embedded store (sqlite:PATH) is a file to compact; MongoDB uses freed space again by itself"
+    )]
+    NotEmbedded,
     #[error("can't listen on {0}: {1}")]
     Listen(String, #[source] io::Error),
     #[error("can't write {0}: {1}")]
@@ -58,41 +61,6 @@ impl AppError {
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Export(ExportError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe)
     }
-}
-
-/// The use cases over the store that the configuration names.
-///
-/// # Errors
-/// The store can't be opened, is another process's, or is none of ours.
-pub async fn open(config: &Config) -> Result<Service, AppError> {
-    let store: Arc<dyn Store> = match &config.store {
-        StoreUrl::Sqlite(path) => {
-            let wait_max = Duration::from_millis(config.request_wait_ms_max);
-            let options = SqliteOptions {
-                readers: config.sqlite_readers,
-                queue_jobs_max: config.sqlite_queue_jobs_max,
-                group_jobs_max: config.sqlite_group_jobs_max,
-                read_wait_max: wait_max,
-                queue_wait_max: wait_max,
-                ..SqliteOptions::default()
-            };
-            // Blocks, which nothing else has begun to mind at this point.
-            Arc::new(SqliteStore::open(path, options)?)
-        }
-    };
-    let limits = Limits {
-        cache_fills_max: 32,
-        page_payload_bytes_max: config.page_payload_bytes_max,
-        tombstone: Duration::from_hours(24 * u64::from(config.tombstone_days)),
-        groups: GroupLimits {
-            queue_events_max: config.append_queue_events_max,
-            queue_bytes_max: config.append_queue_bytes_max,
-            group_events_max: config.append_group_events_max,
-            group_bytes_max: config.append_group_bytes_max,
-            flush_slots: config.append_flush_slots,
-        },
-    };
-    Ok(Service::new(store, Arc::new(NoCache), limits))
 }
 
 /// `colloquy serve`: serves until SIGTERM or Ctrl-C, then finishes what is in flight and closes the store.
@@ -142,7 +110,7 @@ async fn serve_on(
     if let Some(path) = address_file {
         write_whole(path, &url).map_err(|error| AppError::Write(path.display().to_string(), error))?;
     }
-    tracing::info!(store = %Redacted(&config.store.to_string()), "Colloquy {} serves {url}", env!("CARGO_PKG_VERSION"));
+    tracing::info!(store = %config.store, cache = %config.cache, "Colloquy {} serves {url}", env!("CARGO_PKG_VERSION"));
     tracing::info!("try it in a browser: {url}/docs");
     let upkeep = tokio::spawn(upkeep(
         service.clone(),
@@ -247,7 +215,7 @@ pub async fn export(
     only: Option<SessionId>,
     output: Option<PathBuf>,
 ) -> Result<Exported, AppError> {
-    must_exist(config)?;
+    backends::must_exist(config)?;
     let service = open(config).await?;
     let exported = match output {
         Some(path) => export_to_file(&service, only, &path).await,
@@ -260,15 +228,6 @@ pub async fn export(
     };
     service.close().await;
     exported
-}
-
-/// Refuses to make a store only to find it empty, as a command run in the wrong folder would.
-fn must_exist(config: &Config) -> Result<(), AppError> {
-    let StoreUrl::Sqlite(path) = &config.store;
-    match path.exists() {
-        true => Ok(()),
-        false => Err(AppError::NoStore(path.display().to_string())),
-    }
 }
 
 /// Exports to a file that takes its name when it is whole: a failed export leaves an earlier one as it was.
@@ -297,20 +256,4 @@ async fn export_to_file(
             Err(error.into())
         }
     }
-}
-
-/// `colloquy compact`: writes the embedded store's file anew; gives its size before and after, in bytes.
-///
-/// # Errors
-/// As [`SqliteStore::compact`].
-pub async fn compact(config: &Config) -> Result<(u64, u64), AppError> {
-    must_exist(config)?;
-    let StoreUrl::Sqlite(path) = &config.store;
-    let bytes = || std::fs::metadata(path).map_or(0, |file| file.len());
-    let before = bytes();
-    let store = SqliteStore::open(path, SqliteOptions::default())?;
-    let compacted = store.compact().await;
-    store.close().await;
-    compacted?;
-    Ok((before, bytes()))
 }

@@ -1,0 +1,178 @@
+//! The backends that the configuration names, from opening them to saying how they are.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use super::AppError;
+use crate::{
+    cache::{Cache, NoCache, RedisCache, RedisOptions},
+    commands::check::{Checked, Overview, Standing},
+    config::{CacheUrl, Config, StoreUrl},
+    domain::{Limit, Result},
+    service::{GroupLimits, Limits, Service},
+    store::{
+        Store,
+        mongo::{self, MongoOptions, MongoStore, Report},
+        sqlite::{SqliteOptions, SqliteStore},
+    },
+};
+
+/// The use cases over the store that the configuration names.
+///
+/// # Errors
+/// The store can't be opened, is another process's, was not initialised, or is none of ours.
+pub async fn open(config: &Config) -> Result<Service, AppError> {
+    let store: Arc<dyn Store> = match &config.store {
+        // Blocks, which nothing else has begun to mind at this point.
+        StoreUrl::Sqlite(path) => Arc::new(SqliteStore::open(path, sqlite_options(config))?),
+        StoreUrl::Mongo(url) => Arc::new(MongoStore::connect(url, mongo_options(config)).await?),
+    };
+    let limits = Limits {
+        page_payload_bytes_max: config.page_payload_bytes_max,
+        cache_fills_max: config.cache_fills_max,
+        tombstone: Duration::from_hours(24 * u64::from(config.tombstone_days)),
+        groups: GroupLimits {
+            queue_events_max: config.append_queue_events_max,
+            queue_bytes_max: config.append_queue_bytes_max,
+            group_events_max: config.append_group_events_max,
+            group_bytes_max: config.append_group_bytes_max,
+            flush_slots: config.append_flush_slots,
+        },
+    };
+    let cache: Arc<dyn Cache> = match &config.cache {
+        CacheUrl::None => Arc::new(NoCache),
+        CacheUrl::Redis(url) => Arc::new(RedisCache::connect(url.clone(), redis_options(config)).await),
+    };
+    Ok(Service::new(store, cache, limits))
+}
+
+fn sqlite_options(config: &Config) -> SqliteOptions {
+    let wait_max = Duration::from_millis(config.request_wait_ms_max);
+    SqliteOptions {
+        readers: config.sqlite_readers,
+        queue_jobs_max: config.sqlite_queue_jobs_max,
+        group_jobs_max: config.sqlite_group_jobs_max,
+        read_wait_max: wait_max,
+        queue_wait_max: wait_max,
+        ..SqliteOptions::default()
+    }
+}
+
+fn mongo_options(config: &Config) -> MongoOptions {
+    MongoOptions {
+        pool_max: config.mongo_pool_max,
+        pool_min: config.mongo_pool_min,
+        pool_connecting_max: config.mongo_connecting_max,
+        call_wait_max: Duration::from_millis(config.request_wait_ms_max),
+        call_time_max: Duration::from_millis(config.mongo_call_ms_max),
+        attempts_max: config.mongo_attempts_max,
+        server_selection_max: Duration::from_millis(config.mongo_server_selection_ms_max),
+        connect_time_max: Duration::from_millis(config.mongo_connect_ms_max),
+        sequences_max: config.mongo_sequences_max,
+        ..MongoOptions::default()
+    }
+}
+
+fn redis_options(config: &Config) -> RedisOptions {
+    RedisOptions {
+        prefix: config.cache_prefix.to_string(),
+        call_time_max: Duration::from_millis(config.cache_call_ms_max),
+        events_max: Limit::at_most(config.cache_events_max),
+        session_bytes_max: config.cache_session_bytes_max,
+        age_max: Duration::from_millis(config.cache_age_ms_max),
+        write_time_max: Duration::from_millis(config.cache_write_ms_max),
+        fill_time_max: Duration::from_millis(config.cache_fill_ms_max),
+        lease: Duration::from_millis(config.cache_lease_ms),
+        absence_max: Duration::from_millis(config.cache_absence_ms_max),
+        gathering: Duration::from_millis(config.cache_gathering_ms),
+        unmarked_max: config.cache_unmarked_max,
+    }
+}
+
+/// `colloquy init`: makes what the store needs, where it is missing, and says what it did. Can be repeated.
+///
+/// # Errors
+/// The store can't be reached, or it refuses.
+pub async fn init(config: &Config) -> Result<Standing, AppError> {
+    match &config.store {
+        StoreUrl::Sqlite(path) => Ok(look_into(path, config).await?),
+        StoreUrl::Mongo(url) => {
+            let report = mongo::init(url, &mongo_options(config), config.mongo_chunks).await?;
+            Ok(standing(&report))
+        }
+    }
+}
+
+/// `colloquy check`: whether each backend can be reached and is set up right. Changes nothing.
+pub async fn check(config: &Config) -> Overview {
+    Overview(vec![
+        Checked {
+            backend: "store",
+            place: config.store.to_string(),
+            found: check_store(config).await,
+        },
+        Checked {
+            backend: "cache",
+            place: config.cache.to_string(),
+            found: check_cache(config).await,
+        },
+    ])
+}
+
+async fn check_store(config: &Config) -> Result<Standing> {
+    match &config.store {
+        StoreUrl::Sqlite(path) if !path.exists() => Ok(Standing::good(
+            "nothing is there yet: the embedded store makes its file when it is first used",
+        )),
+        StoreUrl::Sqlite(path) => look_into(path, config).await,
+        StoreUrl::Mongo(url) => Ok(standing(&mongo::check(url, &mongo_options(config)).await?)),
+    }
+}
+
+async fn check_cache(config: &Config) -> Result<Standing> {
+    match &config.cache {
+        CacheUrl::None => Ok(Standing::good("off: every read asks the store")),
+        CacheUrl::Redis(url) => RedisCache::check(url.clone(), &redis_options(config))
+            .await
+            .map(Standing::good),
+    }
+}
+
+/// Opens the embedded store, which initialises itself, and closes it again.
+async fn look_into(path: &Path, config: &Config) -> Result<Standing> {
+    SqliteStore::open(path, sqlite_options(config))?.close().await;
+    Ok(Standing::good("the embedded store, which initialises itself"))
+}
+
+fn standing(report: &Report) -> Standing {
+    Standing {
+        ready: report.is_ready(),
+        words: report.to_string(),
+    }
+}
+
+/// Refuses to make a store only to find it empty, as a command run in the wrong folder would.
+pub(super) fn must_exist(config: &Config) -> Result<(), AppError> {
+    match &config.store {
+        StoreUrl::Sqlite(path) if !path.exists() => Err(AppError::NoStore(path.display().to_string())),
+        // A database that was not initialised is refused when it is opened.
+        StoreUrl::Sqlite(_) | StoreUrl::Mongo(_) => Ok(()),
+    }
+}
+
+/// `colloquy compact`: writes the embedded store's file anew; gives its size before and after, in bytes.
+///
+/// # Errors
+/// The store is not the embedded one; as [`SqliteStore::compact`].
+pub async fn compact(config: &Config) -> Result<(u64, u64), AppError> {
+    let StoreUrl::Sqlite(path) = &config.store else {
+        return Err(AppError::NotEmbedded);
+    };
+    must_exist(config)?;
+    let bytes = || std::fs::metadata(path).map_or(0, |file| file.len());
+    let before = bytes();
+    let store = SqliteStore::open(path, SqliteOptions::default())?;
+    let compacted = store.compact().await;
+    store.close().await;
+    compacted?;
+    Ok((before, bytes()))
+}

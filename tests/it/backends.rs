@@ -1,0 +1,113 @@
+//! Which backends the servers under test have. The API keeps its promises on each of them, so its whole suite runs on
+//! each:
+//!
+//! - `COLLOQUY_TEST_STORE`: `sqlite`, which is the default, or `mongodb`, where every folder gets a database of its own
+//!   on the shared replica set (see [`engines`]).
+//! - `COLLOQUY_TEST_CACHE`: `none`, which is the default, or `redis`, where every folder gets a database of its own on
+//!   the shared Redis.
+//!
+//! A test that is about the embedded store asks for it by name, and gets it whatever the variables say.
+
+use std::path::Path;
+
+use colloquy::store::mongo::{self, CHUNKS_DEFAULT, MongoOptions};
+
+use crate::engines;
+
+/// The store that this test run is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Store {
+    Embedded,
+    MongoDb,
+}
+
+impl Store {
+    pub fn chosen() -> Self {
+        match choice("COLLOQUY_TEST_STORE").as_deref() {
+            None | Some("sqlite") => Self::Embedded,
+            Some("mongodb") => Self::MongoDb,
+            Some(other) => panic!("COLLOQUY_TEST_STORE={other} is neither sqlite nor mongodb"),
+        }
+    }
+
+    /// The flags with which a server, or a command, is on this store with the data of this folder.
+    pub fn flags(self, folder: &Path) -> Vec<String> {
+        match self {
+            Self::Embedded => vec![format!("--store={}", embedded_url(folder))],
+            // Connections that are opened ahead would only be closed again by most tests.
+            Self::MongoDb => vec![
+                format!("--store={}", database_url(folder)),
+                "--set=mongo_pool_min=0".to_owned(),
+            ],
+        }
+    }
+}
+
+/// The flags that name the chosen backends, with the data of this folder.
+pub fn backend_flags(folder: &Path) -> Vec<String> {
+    let mut flags = Store::chosen().flags(folder);
+    match choice("COLLOQUY_TEST_CACHE").as_deref() {
+        None | Some("none") => {}
+        Some("redis") => flags.extend(cache_flags(&kept(folder, "cache-url", async || {
+            engines::redis().await
+        }))),
+        Some(other) => panic!("COLLOQUY_TEST_CACHE={other} is neither none nor redis"),
+    }
+    flags
+}
+
+/// The flags of a cache that is used at once, and that a machine busy with other tests doesn't slow down so much that it
+/// is not used.
+fn cache_flags(url: &str) -> Vec<String> {
+    [
+        &format!("cache={url}"),
+        "cache_gathering_ms=0",
+        "cache_call_ms_max=1000",
+        "cache_lease_ms=1000",
+    ]
+    .map(|setting| format!("--set={setting}"))
+    .into()
+}
+
+fn choice(variable: &str) -> Option<String> {
+    std::env::var(variable).ok().filter(|choice| !choice.is_empty())
+}
+
+/// The embedded store in this folder.
+pub fn embedded_url(folder: &Path) -> String {
+    format!("sqlite:{}", folder.join("data/colloquy.db").display())
+}
+
+/// The database that belongs to this folder, as `colloquy init` leaves it.
+fn database_url(folder: &Path) -> String {
+    kept(folder, "database-url", async || {
+        let url = engines::mongodb().await;
+        let options = MongoOptions {
+            pool_min: 0,
+            ..MongoOptions::default()
+        };
+        let report = mongo::init(&url, &options, CHUNKS_DEFAULT).await;
+        assert!(report.expect("an initialised database").is_ready());
+        url
+    })
+}
+
+/// The URL that is kept in the folder under this name, for a server that is started again; at first, one that is made.
+fn kept(folder: &Path, name: &str, make: impl AsyncFnOnce() -> String + Send) -> String {
+    let path = folder.join(name);
+    if let Ok(url) = std::fs::read_to_string(&path) {
+        return url;
+    }
+    let url = apart(make);
+    std::fs::write(path, &url).expect("the URL is kept");
+    url
+}
+
+/// Runs this to its end on a thread of its own, for callers with and without a runtime.
+fn apart<T: Send>(work: impl AsyncFnOnce() -> T + Send) -> T {
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(work())
+    };
+    std::thread::scope(|scope| scope.spawn(run).join()).expect("the work does not panic")
+}
