@@ -46,14 +46,19 @@ impl Store {
 /// The flags that name the chosen backends, with the data of this folder.
 pub fn backend_flags(folder: &Path) -> Vec<String> {
     let mut flags = Store::chosen().flags(folder);
-    match choice("COLLOQUY_TEST_CACHE").as_deref() {
-        None | Some("none") => {}
-        Some("redis") => flags.extend(cache_flags(&kept(folder, "cache-url", async || {
-            engines::redis().await
-        }))),
-        Some(other) => panic!("COLLOQUY_TEST_CACHE={other} is neither none nor redis"),
+    if cache_is_chosen() {
+        flags.extend(cache_flags(&kept(folder, "cache-url", engines::redis)));
     }
     flags
+}
+
+/// Whether this test run has a cache.
+pub fn cache_is_chosen() -> bool {
+    match choice("COLLOQUY_TEST_CACHE").as_deref() {
+        None | Some("none") => false,
+        Some("redis") => true,
+        Some(other) => panic!("COLLOQUY_TEST_CACHE={other} is neither none nor redis"),
+    }
 }
 
 /// The flags of a cache that is used at once, and that a machine busy with other tests doesn't slow down so much that it

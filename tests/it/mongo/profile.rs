@@ -127,6 +127,7 @@ pub fn service(store: std::sync::Arc<dyn colloquy::store::Store>) -> Service {
         Limits {
             page_payload_bytes_max: 1 << 22,
             cache_fills_max: 1,
+            ready_wait_max: std::time::Duration::from_secs(2),
             tombstone,
             groups,
         },
