@@ -2,7 +2,8 @@
 //! each:
 //!
 //! - `COLLOQUY_TEST_STORE`: `sqlite`, which is the default, or `mongodb`, where every folder gets a database of its own
-//!   on the shared replica set (see [`engines`]).
+//!   on the shared replica set (see [`engines`]). Its server writes down every statement, and when the folder goes, each of
+//!   them must have kept the rule of `mongo::statements`.
 //! - `COLLOQUY_TEST_CACHE`: `none`.
 //!
 //! A test that is about the embedded store asks for it by name, and gets it whatever the variables say.
@@ -11,7 +12,13 @@ use std::path::Path;
 
 use colloquy::store::mongo::{self, CHUNKS_DEFAULT, MongoOptions};
 
-use crate::engines;
+use crate::{
+    engines,
+    mongo::{
+        database,
+        statements::{faults, seen, watch},
+    },
+};
 
 /// The store that this test run is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,10 +66,12 @@ pub fn embedded_url(folder: &Path) -> String {
     format!("sqlite:{}", folder.join("data/colloquy.db").display())
 }
 
-/// The database that belongs to this folder, as `colloquy init` leaves it. Its URL is kept in the folder, for a server
-/// that is started again.
+/// Where the URL of the database that belongs to a folder is kept, for a server that is started again.
+const KEPT: &str = "database-url";
+
+/// The database that belongs to this folder, as `colloquy init` leaves it, and watched from then on.
 fn database_url(folder: &Path) -> String {
-    let kept = folder.join("database-url");
+    let kept = folder.join(KEPT);
     if let Ok(url) = std::fs::read_to_string(&kept) {
         return url;
     }
@@ -74,10 +83,25 @@ fn database_url(folder: &Path) -> String {
         };
         let report = mongo::init(&url, &options, CHUNKS_DEFAULT).await;
         assert!(report.expect("an initialised database").is_ready());
+        watch(&database(&url).await).await;
         url
     });
     std::fs::write(kept, &url).expect("the URL is kept");
     url
+}
+
+/// Every statement so far on the database that belongs to this folder, if one does, must have kept the rule.
+pub fn check_statements(folder: &Path) {
+    let Ok(url) = std::fs::read_to_string(folder.join(KEPT)) else {
+        return;
+    };
+    let faults = apart(async || faults(&seen(&database(&url).await).await));
+    assert!(
+        faults.is_empty(),
+        "{} statements, such as\n{}",
+        faults.len(),
+        faults[0]
+    );
 }
 
 /// Runs this to its end on a thread of its own, for callers with and without a runtime.
