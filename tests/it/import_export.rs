@@ -288,7 +288,7 @@ fn an_export_to_a_file_replaces_it_only_when_it_succeeds() {
         .expect("a folder")
         .map(|entry| entry.expect("an entry").file_name());
     let left: Vec<_> = left
-        .filter(|left| left.to_string_lossy().starts_with(name))
+        .filter(|left| left.to_string_lossy().starts_with("out"))
         .collect();
     assert_eq!(left.len(), 1, "no part of a file: {left:?}");
 

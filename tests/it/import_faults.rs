@@ -14,9 +14,8 @@ use crate::{
 fn import(store: &std::path::Path, input: &[u8], flags: &[&str]) -> (Vec<String>, [[usize; 3]; 2]) {
     let arguments = [&["import", "-"], flags].concat();
     let output = run_with_input(store, &arguments, input);
-    let told = text(&output.stderr)
-        .lines()
-        .filter(|line| !line.ends_with(" events"));
+    let is_progress = |line: &&str| !line.starts_with("line ") && line.ends_with(" events");
+    let told = text(&output.stderr).lines().filter(|line| !is_progress(line));
     let told = told.map(str::to_owned).collect();
     let counts = counts(&output);
     let refused = counts[0][2] + counts[1][2] > 0;
