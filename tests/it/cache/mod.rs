@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use crate::engines;
 
 mod answers;
+mod places;
 
 /// Replicas over one store and one Redis.
 struct House {
