@@ -60,7 +60,15 @@ lint: tools ## everything that can be said without running it
 test: tools engines ## all tests: Rust, schemathesis, generated clients, the committed OpenAPI document
 	@echo "== cargo test"
 	cargo test --locked
-	@$(MAKE) spec-check schemathesis clients-check
+	@$(MAKE) test-mongodb spec-check schemathesis clients-check
+
+# Tests that would be the same once more: they start no server, or choose its store themselves.
+same_on_any_store := config:: engines:: group_commit:: house:: init_and_check:: mongo:: startup:: store_mongo:: store_sqlite::
+
+.PHONY: test-mongodb
+test-mongodb: engines ## the tests of the API once more, on MongoDB
+	@echo "== cargo test, the API on MongoDB"
+	COLLOQUY_TEST_STORE=mongodb cargo test --locked --test it -- $(same_on_any_store:%=--skip %)
 
 .PHONY: spec-check
 spec-check: server
