@@ -62,8 +62,10 @@ test: tools engines ## all tests: Rust, schemathesis, generated clients, the com
 	cargo test --locked
 	@$(MAKE) test-mongodb spec-check schemathesis clients-check
 
-# Tests that would be the same once more: they start no server, or choose its store themselves.
-same_on_any_store := config:: engines:: group_commit:: house:: init_and_check:: mongo:: startup:: store_mongo:: store_sqlite::
+# Tests that would be the same once more: they start no server, choose its store themselves, or send what is refused
+# before a store is asked. `COLLOQUY_TEST_STORE=mongodb cargo test` runs all of them.
+same_on_any_store := config:: engines:: group_commit:: house:: init_and_check:: mongo:: startup:: store_mongo:: \
+  store_sqlite:: bad_bodies:: bad_json:: bad_requests:: connections::
 
 .PHONY: test-mongodb
 test-mongodb: engines ## the tests of the API once more, on MongoDB
