@@ -60,7 +60,17 @@ lint: tools ## everything that can be said without running it
 test: tools engines ## all tests: Rust, schemathesis, generated clients, the committed OpenAPI document
 	@echo "== cargo test"
 	cargo test --locked
-	@$(MAKE) spec-check schemathesis clients-check
+	@$(MAKE) test-mongodb spec-check schemathesis clients-check
+
+# Tests that would be the same once more: they start no server, choose its store themselves, or send what is refused
+# before a store is asked. `COLLOQUY_TEST_STORE=mongodb cargo test` runs all of them.
+same_on_any_store := config:: engines:: group_commit:: house:: init_and_check:: mongo:: startup:: store_mongo:: \
+  store_sqlite:: bad_bodies:: bad_json:: bad_requests:: connections::
+
+.PHONY: test-mongodb
+test-mongodb: engines ## the tests of the API once more, on MongoDB with Redis
+	@echo "== cargo test, the API on MongoDB with Redis"
+	COLLOQUY_TEST_STORE=mongodb COLLOQUY_TEST_CACHE=redis cargo test --locked --test it -- $(same_on_any_store:%=--skip %)
 
 .PHONY: spec-check
 spec-check: server

@@ -141,3 +141,16 @@ fn apart<T: Send>(work: impl AsyncFnOnce() -> T + Send) -> T {
     };
     std::thread::scope(|scope| scope.spawn(run).join()).expect("the work does not panic")
 }
+
+#[test]
+fn the_test_run_is_about_the_store_that_was_chosen() {
+    let folder = crate::harness::folder();
+    let flags = backend_flags(folder.path());
+    let mongodb = std::env::var("COLLOQUY_TEST_STORE").is_ok_and(|store| store == "mongodb");
+    let scheme = if mongodb {
+        "--store=mongodb://"
+    } else {
+        "--store=sqlite:"
+    };
+    assert!(flags[0].starts_with(scheme), "{flags:?}");
+}

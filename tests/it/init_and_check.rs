@@ -9,7 +9,7 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    backends::{Store, embedded_url},
+    backends::embedded_url,
     engines,
     harness::{Server, colloquy, expect, folder},
 };
@@ -132,17 +132,4 @@ fn a_server_that_is_not_there_and_a_wrong_url_are_told_without_secrets() {
             );
         }
     }
-}
-
-#[test]
-fn the_test_run_is_about_the_store_that_was_chosen() {
-    let folder = folder();
-    let flags = Store::chosen().flags(folder.path());
-    let mongodb = std::env::var("COLLOQUY_TEST_STORE").is_ok_and(|store| store == "mongodb");
-    let scheme = if mongodb {
-        "--store=mongodb://"
-    } else {
-        "--store=sqlite:"
-    };
-    assert!(flags[0].starts_with(scheme), "{flags:?}");
 }

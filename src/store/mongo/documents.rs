@@ -5,7 +5,7 @@
 //!            status: "active", language: "en-US", metadata: { … }, startedAt: ISODate(…), version: 2, archived: false }
 //! an erased one
 //!          { _id: "7a11:default/call-7", erased: { at: ISODate(…), forgetAt: ISODate(…) }, sweepAt: ISODate(…) }
-//! events   { _id: "7a11:default/call-7/e-1", session: "1c0f:default/call-7", eventId: "e-1", seq: 1790000000000000,
+//! events   { _id: "7a11:default/call-7/e-1", session: "7a11:default/call-7", eventId: "e-1", seq: 1790000000000000,
 //!            timestamp: ISODate(…), type: "user_speech", payload: { … } }
 //! ```
 //!

@@ -15,6 +15,7 @@
 //! - `COLLOQUY_TEST_S3=http://ACCESS_KEY:SECRET_KEY@HOST:PORT/BUCKET`: a bucket that exists; every test takes a prefix.
 
 mod checks;
+mod lend;
 mod mongod;
 mod ports;
 mod process;
