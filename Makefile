@@ -29,6 +29,11 @@ spec: ## write openapi/openapi.json as the code has it
 	cargo run --quiet --locked -- openapi > openapi/openapi.json.new
 	mv openapi/openapi.json.new openapi/openapi.json
 
+.PHONY: dev
+dev: engines ## MongoDB, Redis, an S3 server and two servers of colloquy on them, to play with
+	cargo build --locked
+	@deploy/dev.sh
+
 .PHONY: tools
 tools: ## install the pinned check tools that are missing
 	@$(tools)
@@ -64,7 +69,7 @@ test: tools engines ## all tests: Rust, schemathesis, generated clients, the com
 
 # Tests that would be the same once more: they start no server, choose its store themselves, or send what is refused
 # before a store is asked. `COLLOQUY_TEST_STORE=mongodb cargo test` runs all of them.
-same_on_any_store := config:: engines:: group_commit:: house:: init_and_check:: mongo:: startup:: store_mongo:: \
+same_on_any_store := config:: cache:: engines:: failures:: group_commit:: house:: init_and_check:: mongo:: startup:: store_mongo:: \
   store_sqlite:: bad_bodies:: bad_json:: bad_requests:: connections::
 
 .PHONY: test-mongodb

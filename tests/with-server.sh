@@ -44,13 +44,14 @@ case ${COLLOQUY_TEST_STORE:-sqlite} in
   sqlite) store=sqlite:$dir/colloquy.db ;;
   mongodb)
     # What is lent is taken back when this end of the pipe is closed, however this script ends.
-    exec 9> >(cd "$root" && COLLOQUY_TEST_LEND_TO=$dir/lent exec cargo test --quiet --locked --test it -- \
-      --exact --ignored engines::lend::a_database_for_a_script >>"$dir/log" 2>&1)
+    exec 9> >(cd "$root" && COLLOQUY_TEST_LEND=mongodb COLLOQUY_TEST_LEND_TO=$dir/lent \
+      exec cargo test --quiet --locked --test it -- \
+      --exact --ignored engines::lend::engines_for_a_script >>"$dir/log" 2>&1)
     server=$!
     wait_until "$lend_seconds_max" test -s "$dir/lent" || true
     server=
     [[ -s $dir/lent ]] || fail "no database was lent within ${lend_seconds_max} s"
-    store=$(<"$dir/lent")
+    store=$(sed -n 's/^mongodb //p' "$dir/lent")
     "$binary" init --store "$store" >>"$dir/log" 2>&1 || fail "the database could not be initialised"
     ;;
   *) fail "COLLOQUY_TEST_STORE=$COLLOQUY_TEST_STORE is neither sqlite nor mongodb" ;;
