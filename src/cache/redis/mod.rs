@@ -195,8 +195,16 @@ impl RedisCache {
     }
 
     async fn call(&self, wire: &dyn Wire, call: Call<'_>) -> Option<Value> {
-        let done = wire.call(call).await;
-        done.inspect_err(|fault| self.vouching.failed(fault)).ok()
+        match wire.call(call).await {
+            Ok(value) => {
+                self.vouching.went_through();
+                Some(value)
+            }
+            Err(fault) => {
+                self.vouching.failed(&fault);
+                None
+            }
+        }
     }
 
     /// How long keys live that nobody touches; longer than any entry that they must outlive.
@@ -325,20 +333,9 @@ impl Cache for RedisCache {
             Change::Nothing => return,
             _ => {}
         }
-        if let Some(wire) = self.vouching.wire() {
-            let args = vec![begun.token.clone().into_bytes()];
-            let call = Call {
-                script: Script::Forget,
-                keys: &keys,
-                args,
-            };
-            if self.call(wire.as_ref(), call).await.is_some() {
-                return;
-            }
-        }
-        let word_ends = self.vouching.unmarked(keys, begun.token);
+        let write = self.vouching.unmarked(keys, begun.token);
         if !matches!(change, Change::Unknown) {
-            tokio::time::sleep_until(word_ends).await;
+            self.vouching.acknowledgeable(write).await;
         }
     }
 

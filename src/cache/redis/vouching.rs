@@ -5,8 +5,8 @@
 //! have acknowledged is marked in Redis".
 //!
 //! - A replica [believes](Vouching::view) Redis only while all replicas vouch.
-//! - A replica that could not mark a write stops vouching, acknowledges the write when its
-//!   [last word has run out](Vouching::unmarked), and vouches again only once it has made up for it in Redis.
+//! - A replica that [could not mark](Vouching::unmarked) a write stops vouching until it has made up for it in Redis, and
+//!   acknowledges it [when it has](Vouching::acknowledgeable), or else when its last word has run out.
 //! - One that is silent for longer is given up. With it goes the generation: all entries there are, since what it could
 //!   not mark is not known.
 //! - A registry that is new (Redis was restarted or flushed, another process took over) has a new generation too, and is
@@ -27,13 +27,16 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use futures_util::future::try_join_all;
 use redis::Value;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     entry,
@@ -42,6 +45,9 @@ use super::{
 
 /// Sessions made up for side by side.
 const MADE_UP_AT_ONCE: usize = 64;
+
+/// So many calls in a row that took too long are no accident.
+const TIMEOUTS_MAX: u32 = 3;
 
 /// A wire on which so many rounds in a row came to nothing is given up.
 const SILENT_ROUNDS_MAX: u32 = 3;
@@ -64,6 +70,9 @@ pub(super) struct Vouching {
     registry: [String; 1],
     terms: Terms,
     state: Mutex<State>,
+    made_up: Notify,
+    /// Calls in a row that took too long.
+    timeouts: AtomicU32,
 }
 
 struct State {
@@ -97,6 +106,13 @@ struct Unmarked {
     token: String,
     /// Which of such writes was the last.
     mark: u64,
+}
+
+/// A write that is remembered as unmarked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Remembered {
+    mark: u64,
+    word_ends: Instant,
 }
 
 /// What may be believed, and from when until when.
@@ -138,6 +154,14 @@ impl Word {
     }
 }
 
+impl State {
+    /// Whether a write with this mark was made up for; if its session was written to again, then that, too.
+    fn made_up_for(&self, mark: u64) -> bool {
+        let remembered = self.unmarked.values().any(|unmarked| unmarked.mark >= mark);
+        !remembered && self.overflowed.is_none_or(|overflowed| overflowed < mark)
+    }
+}
+
 impl Vouching {
     pub(super) fn new(replica: String, prefix: &str, terms: Terms) -> Self {
         Self {
@@ -156,6 +180,8 @@ impl Vouching {
                 marks: 0,
                 silent_rounds: 0,
             }),
+            made_up: Notify::new(),
+            timeouts: AtomicU32::new(0),
         }
     }
 
@@ -182,8 +208,26 @@ impl Vouching {
         view.cloned().ok_or(Doubt::Suspended)
     }
 
-    /// A call failed: nothing is asked of this wire until it answers again.
+    /// A call went through.
+    pub(super) fn went_through(&self) {
+        self.timeouts.store(0, Ordering::Relaxed);
+    }
+
+    /// A call failed. One that took too long may be by itself, and one that Redis refused says nothing of others; with
+    /// several in a row, or a lost connection, nothing is asked of this wire until it answers again.
     pub(super) fn failed(&self, fault: &Fault) {
+        match fault {
+            Fault::Lost(_) => self.closed(fault),
+            Fault::TimedOut if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MAX => {
+                self.closed(fault);
+            }
+            Fault::TimedOut | Fault::Refused(_) | Fault::Senseless => {
+                tracing::debug!(error = %fault, source = ?std::error::Error::source(fault), "a call of the cache failed");
+            }
+        }
+    }
+
+    fn closed(&self, fault: &Fault) {
         let mut state = self.lock();
         state.answers = false;
         if !std::mem::replace(&mut state.failed, true) {
@@ -192,9 +236,8 @@ impl Vouching {
         state.view = None;
     }
 
-    /// Takes note of a write that Redis does not know of. Gives when it may be acknowledged: nobody believes Redis by
-    /// then, and nobody will until it has been made up for.
-    pub(super) fn unmarked(&self, keys: Vec<String>, token: String) -> Instant {
+    /// Takes note of a write that Redis does not know of: from here on no word is sent, until it has been made up for.
+    pub(super) fn unmarked(&self, keys: Vec<String>, token: String) -> Remembered {
         let mut state = self.lock();
         state.marks += 1;
         let mark = state.marks;
@@ -203,18 +246,36 @@ impl Vouching {
         } else {
             state.overflowed = Some(mark);
         }
-        // From here on no word is sent, and none that was sent lasts longer.
-        state.word_ends
+        Remembered {
+            mark,
+            word_ends: state.word_ends,
+        }
+    }
+
+    /// Waits until a write may be acknowledged: it was made up for, or nobody believes Redis any more, and nobody will
+    /// until it is.
+    pub(super) async fn acknowledgeable(&self, write: Remembered) {
+        let made_up = async {
+            loop {
+                let told = self.made_up.notified();
+                if self.lock().made_up_for(write.mark) {
+                    return;
+                }
+                told.await;
+            }
+        };
+        // Past its end, all the same.
+        let _ = tokio::time::timeout_at(write.word_ends, made_up).await;
     }
 
     /// One round of a replica's duties: to be connected, to make up for unmarked writes, to vouch.
     ///
     /// # Errors
-    /// As the call that failed; [`failed`](Self::failed) knows already.
+    /// As the call that failed; nothing is asked of the wire until a round succeeds.
     pub(super) async fn round(&self, link: &dyn Link) -> Result<(), Fault> {
         let done = self.try_round(link).await;
         if let Err(fault) = &done {
-            self.failed(fault);
+            self.closed(fault);
             let mut state = self.lock();
             state.silent_rounds += 1;
             if matches!(fault, Fault::Lost(_)) || state.silent_rounds >= SILENT_ROUNDS_MAX {
@@ -225,15 +286,18 @@ impl Vouching {
     }
 
     async fn try_round(&self, link: &dyn Link) -> Result<(), Fault> {
-        let connected = self.lock().wire.clone();
+        let (connected, answers) = {
+            let state = self.lock();
+            (state.wire.clone(), state.answers)
+        };
         let wire = match connected {
             Some(wire) => wire,
-            None => {
-                let wire = link.connect().await?;
-                self.say(&wire, Word::Join).await?;
-                wire
-            }
+            None => link.connect().await?,
         };
+        if !answers {
+            // A word that may get no answer would only make writes wait for its end.
+            self.say(&wire, Word::Join).await?;
+        }
         self.make_up(&wire).await?;
         self.say(&wire, Word::Vouch).await
     }
@@ -274,6 +338,7 @@ impl Vouching {
                 state.overflowed = None;
             }
         }
+        self.made_up.notify_waiters();
         Ok(())
     }
 
