@@ -7,7 +7,8 @@
 //!   run of the archiver; whoever appends after the end was acknowledged is refused.
 //! - The session **is erased**: the event lands under the erased life's key, where nobody looks any more, not even
 //!   when the id is used again ([`keys`]), and upkeep removes it ([`erasure`](super::erasure)). The append
-//!   began before the erasure was acknowledged, so saying "stored" is no lie: it was stored, then erased.
+//!   began before the erasure was acknowledged, so saying "stored" is no lie: it was stored, then erased. If the
+//!   event was there before, and the erasure deleted it in this very moment, it is told as new once more.
 //! - The connection **is lost**: the insert is made again. What the first try stored meets its own `_id`, and is
 //!   recognised by its `seq`.
 //! - The process **dies**: a session may be left `initiated` with events; the repeated append makes it active.

@@ -1,7 +1,7 @@
 //! Erasing a session: first the tombstone, which hides everything at once, then the events.
 //!
 //! The tombstone takes the place of the session's document, so one write hides all of it: who reads events looks at
-//! the session first. It also says when upkeep next looks for events, in `sweepAt`:
+//! the session afterwards. It also says when upkeep next looks for events, in `sweepAt`:
 //!
 //! 1. at once, in case the process that erases dies over it;
 //! 2. when that is done, [`STRAGGLERS_AFTER_MS`] later: for events of appends that had read the session before it was

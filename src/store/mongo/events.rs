@@ -1,5 +1,9 @@
 //! Reading events. Each statement names the key that the events of the session share, which is the shard key.
 //!
+//! The events are read first, and then how their session stands. An erasure hides the session before it deletes, so
+//! a session that is still there afterwards was whole when its events were read. Which [`Life`] it is in is only known then:
+//! it is taken to be the first, which nearly all are, and the events of another are read next.
+//!
 //! A page is one range of the index `{session, timestamp, seq}`, from exactly where the last page ended. The index
 //! does not hold the event's id, which orders events of one timestamp and one `seq`: so few, if any, that they are put in
 //! order here. Two events share a `seq` only when two processes gave it at the same microsecond.
@@ -13,7 +17,8 @@ use super::{
     call::Call,
     documents::{self, date},
     fault::Result,
-    keys, sessions,
+    keys::{self, Life},
+    sessions,
     setup::schema::IN_ORDER,
 };
 use crate::{
@@ -22,14 +27,25 @@ use crate::{
 };
 
 pub(super) async fn get(call: &Call, key: &SessionKey, id: &EventId) -> Result<Event> {
-    let life = sessions::life(call, key).await?;
-    let session = keys::of_events(&keys::of_session(key), life);
-    let wanted = vec![(keys::of_event(&session, id), session)];
-    let found = find(call, wanted).await?.pop();
-    match found {
-        Some((_, document)) => documents::read_event(&document, &key.id),
-        None => Err(refusal::event_not_found(&key.id, id).into()),
+    let mut life = Life::FIRST;
+    loop {
+        let session = keys::of_events(&keys::of_session(key), life);
+        let wanted = vec![(keys::of_event(&session, id), session)];
+        let found = find(call, wanted).await?.pop();
+        if !is_still(call, key, &mut life).await? {
+            continue;
+        }
+        return match found {
+            Some((_, document)) => documents::read_event(&document, &key.id),
+            None => Err(refusal::event_not_found(&key.id, id).into()),
+        };
     }
+}
+
+/// Whether the key's session is there, and in this life; in whichever it is, `life` says so afterwards.
+async fn is_still(call: &Call, key: &SessionKey, life: &mut Life) -> Result<bool> {
+    let assumed = std::mem::replace(life, sessions::life(call, key).await?);
+    Ok(assumed == *life)
 }
 
 /// The stored ones of some events, each named by its key and the key that its session's events share.
@@ -72,7 +88,16 @@ pub(super) async fn find(
 }
 
 pub(super) async fn page(call: &Call, key: &SessionKey, query: &EventQuery) -> Result<Page<Event>> {
-    let life = sessions::life(call, key).await?;
+    let mut life = Life::FIRST;
+    loop {
+        let page = page_of(call, key, life, query).await?;
+        if is_still(call, key, &mut life).await? {
+            return Ok(page);
+        }
+    }
+}
+
+async fn page_of(call: &Call, key: &SessionKey, life: Life, query: &EventQuery) -> Result<Page<Event>> {
     let session = keys::of_events(&keys::of_session(key), life);
     let Some(range) = Range::of(&session, query) else {
         return Ok(Page {

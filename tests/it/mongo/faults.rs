@@ -239,3 +239,38 @@ async fn closing_waits_for_what_was_begun() {
         Kind::Unavailable
     );
 }
+
+/// An erasure hides the session before it deletes: who reads its events meanwhile learns that it is gone, and never gets
+/// what is left of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_an_erasure_overtakes_says_so() {
+    let mut broken = Broken::new().await;
+    for (id, lists) in [("s-1", true), ("s-2", false)] {
+        let store = broken.store.clone();
+        open(&store, id).await;
+        append(&store, event(id, "e", 1)).await.unwrap();
+        let wait = doc! { "namespace": "colloquy.events", "blockConnection": true, "blockTimeMS": 1_000 };
+        broken.fail(&["find"], 1, wait).await;
+        let reading = tokio::spawn(async move {
+            if lists {
+                let all = super::everything(colloquy::domain::Order::Ascending);
+                store.events(&key(id), &all).await.map(|page| page.items)
+            } else {
+                store
+                    .event(&key(id), &"e".parse().unwrap())
+                    .await
+                    .map(|one| vec![one])
+            }
+        });
+        let entered = doc! { "waitForFailPoint": "failCommand", "timesEntered": broken.failed + 1, "maxTimeMS": 10_000 };
+        command(&broken.admin, entered).await;
+        broken
+            .store
+            .erase(&key(id), super::at(i64::from(i32::MAX) * 1_000))
+            .await
+            .unwrap();
+        let read = reading.await.unwrap();
+        assert_eq!(read.unwrap_err().kind(), Kind::SessionErased, "{id}");
+        assert_eq!(broken.failed().await, 1);
+    }
+}
