@@ -4,6 +4,8 @@
 # COLLOQUY_DEV_PORTS names ("8080 8081"). Everything is kept in a temporary folder, and gone after Ctrl-C.
 #
 # Run it with `make dev`, which builds what it needs first.
+#
+# shellcheck disable=SC2329 # `trap` and `wait_for` call what shellcheck sees nobody call.
 set -euo pipefail
 
 start_seconds_max=30

@@ -7,7 +7,7 @@
 //! - [`answer`]: turns both into responses and into entries of the document.
 //! - [`problem`]: failures; the only place that knows their status codes.
 //! - [`envelope`]: what is around every request: id, log line, uniform errors.
-//! - [`metrics`]: `/metrics`.
+//! - [`metrics`]: the counters of `/metrics`.
 //! - [`spec`]: the OpenAPI document.
 //! - [`server`]: the listening socket.
 

@@ -46,7 +46,9 @@ impl Service {
             let appends = (first_seq..).zip(events).map(append).collect();
             service.appends.append(appends).await
         };
-        let outcomes = self.write(key, count, append, writing::of_appends).await?;
+        let outcomes = self
+            .write(key, count, append, |outcomes| writing::of_appends(outcomes))
+            .await?;
         match outcomes
             .iter()
             .find_map(|outcome| outcome.as_ref().err().filter(|error| error.is_of_session()))

@@ -25,7 +25,7 @@ pub mod events;
 pub mod group_commit;
 pub mod reading;
 pub mod sessions;
-mod writing;
+pub mod writing;
 
 pub use crate::cache::Health;
 pub use clock::Clock;

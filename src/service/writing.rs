@@ -70,7 +70,7 @@ pub(super) fn of_erased((): &()) -> Change<'_> {
 }
 
 /// What the outcomes of a batch mean for its session.
-pub(super) fn of_appends(outcomes: &Vec<Result<Appended>>) -> Change<'_> {
+pub(super) fn of_appends(outcomes: &[Result<Appended>]) -> Change<'_> {
     let failures = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
     let worst = failures
         .map(of_failure)

@@ -2,7 +2,7 @@
 //!
 //! A [`Wire`] stays with one process of Redis for as long as it works, and never connects anew by itself: what is known
 //! of that process (its clock, its generation) goes with it. Behind a cluster's wire there are several processes,
-//! which come and go; what that costs is said in [`vouching`](super::vouching).
+//! which come and go; what that costs is said in `vouching`.
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 

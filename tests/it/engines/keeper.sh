@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Ends what a test run leaves behind, however it ended: process.rs starts one of these for a test binary, and holds the
 # other end of its standard input. When that closes, the run is over, by its own will, by a panic or by kill -9; then
 # the keeper kills the engines that are still there and removes the run's folder. Arguments: that folder.
