@@ -5,7 +5,7 @@
 //! A seed determines a schedule. `COLLOQUY_TEST_SEED` repeats one, `COLLOQUY_TEST_CACHE_MODEL_ROUNDS` makes it more.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -16,6 +16,7 @@ use crate::{engines, random::Random};
 mod clients;
 mod gated;
 mod memory;
+mod mutants;
 mod oracle;
 mod presence;
 mod redis;
@@ -28,39 +29,53 @@ use schedule::{Schedule, Told};
 use world::World;
 
 const ROUNDS: u64 = 300;
-const STEPS: usize = 150;
+const STEPS: usize = 250;
 
 /// Steps of a schedule that are shown when it fails; all with `COLLOQUY_TEST_CACHE_MODEL_TRACE`.
-const TRACE_SHOWN: usize = 120;
+const TRACE_SHOWN: usize = 2000;
 
-/// Runs one schedule.
-fn play(redis: VirtualRedis, seed: u64) -> (Told, VirtualRedis) {
-    let idle: Arc<std::sync::OnceLock<Arc<World>>> = Arc::default();
-    let hook = Arc::clone(&idle);
-    let runtime = Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .on_thread_park(move || {
-            if let Some(world) = hook.get() {
-                world.idle.nothing_to_do();
-            }
-        })
-        .build()
-        .unwrap();
-    let told = runtime.block_on(async {
-        let world = World::new(redis);
-        let _ = idle.set(Arc::clone(&world));
-        let schedule = Schedule::new(world, Random::of(seed));
-        tokio::spawn(schedule.run(STEPS)).await.unwrap()
-    });
-    drop(runtime);
-    let world = Arc::into_inner(idle).unwrap().into_inner().unwrap();
-    (told, world.take_redis())
+/// Plays schedules, one after the other, on a Redis of its own.
+struct Player {
+    /// `None` while a world has it.
+    redis: Option<VirtualRedis>,
 }
 
-fn redis(mutations: &[Mutation]) -> VirtualRedis {
-    let url = Runtime::new().unwrap().block_on(engines::redis());
-    VirtualRedis::new(&url, mutations)
+impl Player {
+    fn new(mutations: &[Mutation]) -> Self {
+        let url = Runtime::new().unwrap().block_on(engines::redis());
+        Self {
+            redis: Some(VirtualRedis::new(&url, mutations)),
+        }
+    }
+
+    /// Plays the schedule that this seed determines.
+    fn play(&mut self, seed: u64) -> Told {
+        let mut redis = self.redis.take().unwrap();
+        redis.reset();
+        let place: Arc<OnceLock<Arc<World>>> = Arc::default();
+        let hook = Arc::clone(&place);
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .on_thread_park(move || {
+                if let Some(world) = hook.get() {
+                    world.idle.nothing_to_do();
+                }
+            })
+            .build()
+            .unwrap();
+        let told = runtime.block_on(async {
+            let world = World::new(redis);
+            let _ = place.set(Arc::clone(&world));
+            let schedule = Schedule::new(world, Random::of(seed));
+            tokio::spawn(schedule.run(STEPS)).await.unwrap()
+        });
+        // With all tasks, who may wait for ever.
+        drop(runtime);
+        let world = Arc::into_inner(place).unwrap().into_inner().unwrap();
+        self.redis = Some(world.take_redis());
+        told
+    }
 }
 
 fn from_environment(name: &str) -> Option<u64> {
@@ -68,26 +83,34 @@ fn from_environment(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
-#[test]
-fn no_schedule_makes_a_read_stale() {
-    let first_seed = from_environment("COLLOQUY_TEST_SEED").unwrap_or_else(|| {
+fn some_seed() -> u64 {
+    from_environment("COLLOQUY_TEST_SEED").unwrap_or_else(|| {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         since.as_secs() << 20
-    });
+    })
+}
+
+#[test]
+fn no_schedule_makes_a_read_stale() {
+    let first_seed = some_seed();
     let rounds = from_environment("COLLOQUY_TEST_CACHE_MODEL_ROUNDS").unwrap_or(ROUNDS);
     let (mut reads, mut hits) = (0, 0);
-    let mut redis = redis(&[]);
+    let (mut outcomes, mut virt) = (std::collections::BTreeMap::new(), 0);
+    let mut player = Player::new(&[]);
     for seed in first_seed..first_seed + rounds {
-        redis.reset();
-        let told;
-        (told, redis) = play(redis, seed);
+        let told = player.play(seed);
+        for (n, c) in &told.outcomes { *outcomes.entry(*n).or_insert(0) += c; }
+        virt += told.trace.last().unwrap().trim().split(" ").next().unwrap().parse::<usize>().unwrap();
         (reads, hits) = (reads + told.reads, hits + told.hits);
+        if std::env::var("DUMP").is_ok() { println!("{}", told.trace.join("\n")); }
         if let Some(violation) = told.violation {
             let skipped = told.trace.len().saturating_sub(TRACE_SHOWN);
             println!("{}", told.trace[skipped..].join("\n"));
+            println!("{} schedules were fine", seed - first_seed);
             panic!("repeat with COLLOQUY_TEST_SEED={seed}: {violation}");
         }
     }
+    println!("{outcomes:?} {virt} ms");
     println!("{rounds} schedules, {reads} reads, {hits} of them answered by the cache");
     assert!(
         hits * 10 > reads,

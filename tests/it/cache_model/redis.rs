@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use colloquy::cache::link::{Call, Script};
-use redis::{Connection, Value, cmd};
+use redis::{Connection, RedisResult, Value, cmd};
 
 use crate::random::Random;
 
@@ -58,7 +58,9 @@ impl VirtualRedis {
         self.epoch_us + elapsed_us
     }
 
-    pub fn run(&mut self, call: &Call<'_>, elapsed_us: i64) -> Value {
+    /// # Errors
+    /// What is wrong with the script: nothing that the model does can make it fail.
+    pub fn run(&mut self, call: &Call<'_>, elapsed_us: i64) -> RedisResult<Value> {
         let mut invocation = self.scripts[&call.script].prepare_invoke();
         for key in call.keys {
             invocation.key(key);
@@ -67,8 +69,7 @@ impl VirtualRedis {
         for arg in &call.args {
             invocation.arg(arg);
         }
-        // A script that fails is a fault of its own, whatever the model did before.
-        invocation.invoke(&mut self.connection).unwrap()
+        invocation.invoke(&mut self.connection)
     }
 
     pub fn flush(&mut self) {

@@ -39,13 +39,14 @@ pub enum Trouble {
     StallAnswers,
     BreakWire,
     StoreFails,
+    StoreWaits,
     Crash,
     Leave,
     LongTime,
 }
 
 impl Trouble {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Flush,
         Self::Evict,
         Self::Save,
@@ -57,6 +58,7 @@ impl Trouble {
         Self::StallAnswers,
         Self::BreakWire,
         Self::StoreFails,
+        Self::StoreWaits,
         Self::Crash,
         Self::Leave,
         Self::LongTime,
@@ -70,6 +72,7 @@ pub struct Told {
     pub trace: Vec<String>,
     pub reads: usize,
     pub hits: usize,
+    pub outcomes: std::collections::BTreeMap<&'static str, u64>,
 }
 
 pub struct Schedule {
@@ -83,6 +86,8 @@ pub struct Schedule {
     sessions: Vec<(usize, SessionKey)>,
     unmarked_max: usize,
     trouble_percent: usize,
+    /// How often all that can go on does before time passes.
+    drain_percent: usize,
 }
 
 struct Replica {
@@ -93,7 +98,8 @@ struct Replica {
 
 impl Schedule {
     pub fn new(world: Arc<World>, mut random: Random) -> Self {
-        let troubles = Trouble::ALL.into_iter().filter(|_| random.chance(30)).collect();
+        let known_percent = *random.pick(&[10, 20, 40]);
+        let troubles = Trouble::ALL.into_iter().filter(|_| random.chance(known_percent)).collect();
         let sessions = (0..1 + random.below(2))
             .map(|slot| (slot, session_key(slot, 0)))
             .collect();
@@ -105,7 +111,8 @@ impl Schedule {
             replicas: Vec::new(),
             sessions,
             unmarked_max: *random.pick(&[1, 1_000]),
-            trouble_percent: *random.pick(&[4, 8, 16]),
+            trouble_percent: *random.pick(&[1, 3, 8]),
+            drain_percent: *random.pick(&[20, 50, 80]),
             random,
         }
     }
@@ -121,6 +128,10 @@ impl Schedule {
             self.start();
         }
         self.pass(GATHERING).await;
+        for _ in 0..2 * self.sessions.len() {
+            self.call();
+            self.drain().await;
+        }
         for _ in 0..steps {
             if self.is_over() {
                 break;
@@ -128,8 +139,10 @@ impl Schedule {
             self.step().await;
         }
         self.settle().await;
+        let mut outcomes = std::collections::BTreeMap::new();
+        for r in &self.replicas { if let Some(s) = &r.service { for (n, c) in s.cache_outcomes() { *outcomes.entry(n).or_default() += c; } } }
         let mut state = self.world.lock();
-        Told {
+        Told { outcomes,
             violation: state.violation.take(),
             trace: std::mem::take(&mut state.trace),
             reads: self.calls.reads.load(Ordering::Relaxed),
@@ -146,13 +159,13 @@ impl Schedule {
         self.take_in_replicas().await;
         match self.random.below(100) {
             dice if dice < self.trouble_percent => self.trouble().await,
-            ..45 => drop(self.go_on()),
-            45..75 => self.call(),
+            ..65 => drop(self.go_on()),
+            65..85 => self.call(),
             _ => {
-                if self.random.chance(80) {
+                if self.random.chance(self.drain_percent) {
                     self.drain().await;
                 }
-                let ms = *self.random.pick(&[1, 1, 2, 5, 15]);
+                let ms = *self.random.pick(&[1, 1, 1, 2, 5, 15]);
                 self.world.idle.pass(ms).await;
             }
         }
@@ -165,7 +178,11 @@ impl Schedule {
         if ready.is_empty() {
             return false;
         }
-        let next = *self.random.pick(&ready);
+        // The oldest half of the time, so that little takes too long unless something is wrong.
+        let (_, next) = match self.random.chance(50) {
+            true => *ready.iter().min_by_key(|(age, _)| *age).expect("not empty"),
+            false => *self.random.pick(&ready),
+        };
         state.go_on(next, Verdict::Go);
         true
     }
@@ -179,7 +196,7 @@ impl Schedule {
 
     /// Lets time pass in which nothing is held up.
     async fn pass(&mut self, time: Duration) {
-        const SLICE_MS: usize = 5;
+        const SLICE_MS: u64 = 5;
         let end = Instant::now() + time;
         while Instant::now() < end && !self.is_over() {
             self.drain().await;
@@ -285,7 +302,7 @@ impl Schedule {
     }
 
     async fn trouble(&mut self) {
-        let starts = self.replicas.is_empty() || self.random.chance(20);
+        let starts = self.replicas.len() < 2 || self.random.chance(30);
         if self.replicas.len() < REPLICAS_MAX && starts {
             return self.start();
         }
@@ -355,15 +372,21 @@ impl Schedule {
                 }
                 state.note(format!("on a wire of r{replica}"));
             }
-            Trouble::StoreFails => {
+            Trouble::StoreFails | Trouble::StoreWaits => {
                 let gates = state.gates.iter().filter(|(_, gate)| !gate.of_redis);
                 let gates: Vec<_> = gates.map(|(id, _)| *id).collect();
-                if !gates.is_empty() {
-                    let (gate, verdict) = (
-                        *random.pick(&gates),
-                        *random.pick(&[Verdict::Fail, Verdict::Late]),
-                    );
-                    state.go_on(Next::Gate(gate), verdict);
+                if gates.is_empty() {
+                    return;
+                }
+                let id = *random.pick(&gates);
+                if trouble == Trouble::StoreWaits {
+                    let gate = state.gates.get_mut(&id).unwrap();
+                    gate.held_until = until;
+                    let held = format!("r{} {}", gate.replica, gate.what);
+                    state.note(held);
+                } else {
+                    let verdict = *random.pick(&[Verdict::Fail, Verdict::Late]);
+                    state.go_on(Next::Gate(id), verdict);
                 }
             }
             _ => {}
@@ -372,7 +395,7 @@ impl Schedule {
 
     /// When something that went wrong is over.
     fn some_end(&mut self) -> Instant {
-        let ms = *self.random.pick(&[10, 50, 100, 150, 300, 600]);
+        let ms = *self.random.pick(&[5, 10, 20, 30, 50, 100, 150, 300, 600]);
         Instant::now() + Duration::from_millis(ms)
     }
 
@@ -427,6 +450,7 @@ impl Schedule {
                 .replicas
                 .iter_mut()
                 .for_each(|replica| replica.cut_until = now);
+            state.gates.values_mut().for_each(|gate| gate.held_until = now);
             for wire in state.wires.values_mut() {
                 (wire.asks_stall_until, wire.answers_stall_until) = (now, now);
             }
@@ -434,7 +458,7 @@ impl Schedule {
         if self.replicas.is_empty() {
             self.start();
         }
-        if !self.random.chance(25) {
+        if !self.random.chance(10) {
             return self.drain().await;
         }
         self.pass(AGE_MAX + ABSENCE_MAX + GATHERING).await;

@@ -11,9 +11,9 @@ use colloquy::{
 pub const CALL_TIME_MAX: Duration = Duration::from_millis(40);
 pub const CONNECT_TIME_MAX: Duration = Duration::from_millis(80);
 pub const LEASE: Duration = Duration::from_millis(100);
-pub const GATHERING: Duration = Duration::from_millis(150);
+pub const GATHERING: Duration = Duration::from_millis(120);
 pub const ABSENCE_MAX: Duration = Duration::from_millis(400);
-pub const FILL_TIME_MAX: Duration = Duration::from_millis(60);
+pub const FILL_TIME_MAX: Duration = Duration::from_millis(50);
 pub const WRITE_TIME_MAX: Duration = Duration::from_millis(120);
 pub const AGE_MAX: Duration = Duration::from_millis(600);
 

@@ -65,15 +65,24 @@ pub struct WireState {
     /// Nothing comes back until then.
     pub answers_stall_until: Instant,
     pub asked: VecDeque<Asked>,
-    pub answered: VecDeque<(Script, oneshot::Sender<Value>, Value)>,
+    pub answered: VecDeque<Answered>,
 }
 
 /// A call that Redis has not got to.
 pub struct Asked {
+    id: usize,
     pub script: Script,
     pub keys: Vec<String>,
     pub args: Vec<Vec<u8>>,
     pub answer: oneshot::Sender<Value>,
+}
+
+/// A call that Redis has answered.
+pub struct Answered {
+    id: usize,
+    script: Script,
+    value: Value,
+    answer: oneshot::Sender<Value>,
 }
 
 /// Something other than a call of Redis that waits to go on.
@@ -81,6 +90,8 @@ pub struct Gate {
     pub replica: usize,
     pub what: &'static str,
     pub of_redis: bool,
+    /// It does not open until then.
+    pub held_until: Instant,
     go: oneshot::Sender<Verdict>,
 }
 
@@ -140,9 +151,7 @@ impl World {
     }
 
     pub fn violated(&self, what: String) {
-        let mut state = self.lock();
-        state.note(format!("VIOLATION {what}"));
-        state.violation.get_or_insert(what);
+        self.lock().violated(what);
     }
 
     pub fn is_alive(&self, replica: usize) -> bool {
@@ -166,6 +175,7 @@ impl World {
                 replica,
                 what,
                 of_redis,
+                held_until: Instant::now(),
                 go,
             };
             state.gates.insert(id, gate);
@@ -188,6 +198,11 @@ impl State {
         self.trace.push(format!("{at:>5} {what}"));
     }
 
+    pub fn violated(&mut self, what: String) {
+        self.note(format!("VIOLATION {what}"));
+        self.violation.get_or_insert(what);
+    }
+
     pub fn elapsed_us(&self) -> i64 {
         i64::try_from(self.started.elapsed().as_micros()).unwrap()
     }
@@ -196,24 +211,22 @@ impl State {
         now >= self.stopped_until && now >= self.replicas[replica].cut_until
     }
 
-    /// All that could go on now.
-    pub fn ready(&self) -> Vec<Next> {
+    /// All that could go on now, and of what age it is: smaller is older.
+    pub fn ready(&self) -> Vec<(usize, Next)> {
         let now = Instant::now();
         let mut ready = Vec::new();
         for (&id, wire) in &self.wires {
             if !self.reaches_redis(wire.replica, now) {
                 continue;
             }
-            if !wire.asked.is_empty() && now >= wire.asks_stall_until {
-                ready.push(Next::Run(id));
-            }
-            if !wire.answered.is_empty() && now >= wire.answers_stall_until {
-                ready.push(Next::Answer(id));
-            }
+            let asked = wire.asked.front().filter(|_| now >= wire.asks_stall_until);
+            ready.extend(asked.map(|asked| (asked.id, Next::Run(id))));
+            let answered = wire.answered.front().filter(|_| now >= wire.answers_stall_until);
+            ready.extend(answered.map(|answered| (answered.id, Next::Answer(id))));
         }
         for (&id, gate) in &self.gates {
-            if !gate.of_redis || self.reaches_redis(gate.replica, now) {
-                ready.push(Next::Gate(id));
+            if now >= gate.held_until && (!gate.of_redis || self.reaches_redis(gate.replica, now)) {
+                ready.push((id, Next::Gate(id)));
             }
         }
         ready
@@ -224,9 +237,9 @@ impl State {
             Next::Run(id) => self.run(id),
             Next::Answer(id) => {
                 let wire = self.wires.get_mut(&id).unwrap();
-                let (script, answer, value) = wire.answered.pop_front().unwrap();
-                let replica = wire.replica;
-                let heard = answer.send(value).is_ok();
+                let answered = wire.answered.pop_front().unwrap();
+                let (replica, script) = (wire.replica, answered.script);
+                let heard = answered.answer.send(answered.value).is_ok();
                 if script != Script::Vouch {
                     let late = if heard { "" } else { ", too late" };
                     self.note(format!("r{replica} {script:?} answered{late}"));
@@ -251,20 +264,30 @@ impl State {
             keys: &asked.keys,
             args: asked.args,
         };
-        let value = self.redis.run(&call, elapsed_us);
+        let value = match self.redis.run(&call, elapsed_us) {
+            Ok(value) => value,
+            Err(error) => {
+                self.violated(format!("{:?} failed: {error}", call.script));
+                return;
+            }
+        };
         if asked.script == Script::Vouch {
             let now_us = self.redis.now_us(elapsed_us);
             self.presence.heard(replica, &call.args, now_us);
         }
         let told = match asked.script {
             Script::Vouch => format!("{} -> {}", text(&call.args[1]), shown(&value)),
-            script => format!("{script:?} {} -> {}", call.keys[0], shown(&value)),
+            script => format!("{script:?} {} -> {}", session_of(&call.keys[0]), shown(&value)),
         };
         self.note(format!("r{replica} {told}"));
         let wire = self.wires.get_mut(&id).unwrap();
-        match wire.broken {
-            true => {}
-            false => wire.answered.push_back((asked.script, asked.answer, value)),
+        if !wire.broken {
+            wire.answered.push_back(Answered {
+                id: asked.id,
+                script: asked.script,
+                value,
+                answer: asked.answer,
+            });
         }
     }
 
@@ -306,6 +329,10 @@ impl State {
 
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or("?")
+}
+
+fn session_of(key: &str) -> &str {
+    key.split(['/', '}']).nth(1).unwrap_or(key)
 }
 
 /// An answer, for the trace.
@@ -375,11 +402,13 @@ impl Wire for ModelWire {
         let (answer, value) = oneshot::channel();
         {
             let mut state = self.world.lock();
+            let id = state.new_id();
             let wire = state.wires.get_mut(&self.id).unwrap();
             if wire.broken {
                 return Err(lost());
             }
             wire.asked.push_back(Asked {
+                id,
                 script: call.script,
                 keys: call.keys.to_vec(),
                 args: call.args,
@@ -440,11 +469,9 @@ impl Idle {
         .await;
     }
 
-    /// Lets time pass, millisecond by millisecond, so that nothing which waits for it comes late.
-    pub async fn pass(&self, ms: usize) {
-        for _ in 0..ms {
-            tokio::time::advance(Duration::from_millis(1)).await;
-            self.wait().await;
-        }
+    /// Lets time pass: it leaps from one moment at which something is due to the next.
+    pub async fn pass(&self, ms: u64) {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        self.wait().await;
     }
 }
