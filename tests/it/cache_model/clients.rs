@@ -63,8 +63,8 @@ impl Reading {
     pub fn newest() -> Self {
         Self {
             order: Order::Descending,
-            limit: 1,
-            pages: 1,
+            limit: 2,
+            pages: 100,
             session: true,
         }
     }
@@ -76,8 +76,8 @@ impl Client {
         self.world.lock().replicas[self.replica].calls += 1;
         match random.below(20) {
             0 => self.open(&key, &mut random).await,
-            1..7 => self.append(&key, &mut random).await,
-            7..9 => self.patch(&key).await,
+            1..6 => self.append(&key, &mut random).await,
+            6..9 => self.patch(&key).await,
             9 if random.chance(30) => self.complete(&key).await,
             10 if random.chance(30) => self.erase(&key).await,
             _ => self.read(&key, Reading::some(&mut random)).await,
@@ -165,11 +165,12 @@ impl Client {
         }
     }
 
-    /// With one of few timestamps, so that they are often the same, and often older than what is there.
+    /// With one of few timestamps, so that they are often the same, and often older than what is there; small or large.
     fn new_event(&self, random: &mut Random) -> NewEvent {
         let at = Timestamp::from_unix_ms(1_000 + i64::try_from(random.below(8)).unwrap()).unwrap();
+        let said = "x".repeat(*random.pick(&[0, 0, 400]));
         let json = format!(
-            r#"{{"eventId":"e{}","type":"system","payload":{{}},"timestamp":"{at}"}}"#,
+            r#"{{"eventId":"e{}","type":"system","payload":{{"said":"{said}"}},"timestamp":"{at}"}}"#,
             self.nth()
         );
         NewEvent::read(json.as_bytes(), "").unwrap()

@@ -17,7 +17,7 @@ use super::{
     gated::{GatedStore, WatchedCache},
     memory::Memory,
     oracle::Oracle,
-    terms::{ABSENCE_MAX, AGE_MAX, GATHERING, LEASE, limits, options},
+    terms::{ABSENCE_MAX, AGES_MAX, GATHERING, LEASE, WRITE_TIME_MAX, limits, options},
     world::{ModelLink, Next, ReplicaState, Verdict, World},
 };
 use crate::random::Random;
@@ -84,6 +84,7 @@ pub struct Schedule {
     replicas: Vec<Replica>,
     /// Each is erased at some time, and another comes in its place.
     sessions: Vec<(usize, SessionKey)>,
+    age_max: Duration,
     unmarked_max: usize,
     trouble_percent: usize,
     /// How often all that can go on does before time passes.
@@ -110,6 +111,7 @@ impl Schedule {
             troubles,
             replicas: Vec::new(),
             sessions,
+            age_max: *random.pick(&AGES_MAX),
             unmarked_max: *random.pick(&[1, 1_000]),
             trouble_percent: *random.pick(&[1, 3, 8]),
             drain_percent: *random.pick(&[20, 50, 80]),
@@ -162,10 +164,12 @@ impl Schedule {
             ..65 => drop(self.go_on()),
             65..85 => self.call(),
             _ => {
-                if self.random.chance(self.drain_percent) {
+                let ms = if self.random.chance(self.drain_percent) {
                     self.drain().await;
-                }
-                let ms = *self.random.pick(&[1, 1, 1, 2, 5, 15]);
+                    *self.random.pick(&[1, 5, 15, 50])
+                } else {
+                    *self.random.pick(&[1, 1, 2, 5])
+                };
                 self.world.idle.pass(ms).await;
             }
         }
@@ -220,13 +224,13 @@ impl Schedule {
             id
         };
         let world = Arc::clone(&self.world);
-        let unmarked_max = self.unmarked_max;
+        let options = options(self.age_max, self.unmarked_max);
         let starting = tokio::spawn(async move {
             let link = ModelLink {
                 world: Arc::clone(&world),
                 replica: id,
             };
-            let cache = Arc::new(RedisCache::over(Arc::new(link), options(unmarked_max)).await);
+            let cache = Arc::new(RedisCache::over(Arc::new(link), options).await);
             let store = GatedStore {
                 memory: Arc::new(Memory::of(&world.truth)),
                 world: Arc::clone(&world),
@@ -313,7 +317,7 @@ impl Schedule {
         self.world.note(|| format!("{trouble:?}"));
         match trouble {
             Trouble::LongTime => {
-                let time = *self.random.pick(&[LEASE, GATHERING, ABSENCE_MAX, AGE_MAX]);
+                let time = *self.random.pick(&[LEASE, WRITE_TIME_MAX, GATHERING, ABSENCE_MAX]);
                 self.pass(time).await;
             }
             Trouble::Crash => self.crash(),
@@ -458,42 +462,48 @@ impl Schedule {
         if self.replicas.is_empty() {
             self.start();
         }
-        if !self.random.chance(10) {
-            return self.drain().await;
+        self.drain().await;
+        if !self.random.chance(30) || self.is_over() {
+            return;
         }
-        self.pass(AGE_MAX + ABSENCE_MAX + GATHERING).await;
-        for (_, key) in self.sessions.clone() {
-            self.check_settled(&key).await;
+        // By now every writer has ended or counts as dead, and what was not marked has been made up for.
+        self.pass(WRITE_TIME_MAX + LEASE).await;
+        if !self.world.lock().overdue {
+            self.check_settled().await;
+        }
+        self.pass(AGES_MAX[1].max(ABSENCE_MAX + GATHERING)).await;
+        let hits = self.calls.hits.load(Ordering::Relaxed);
+        let shown = self.check_settled().await;
+        if shown > 0 && self.calls.hits.load(Ordering::Relaxed) == hits && !self.is_over() {
+            self.world.violated("the cache does not answer any more".to_owned());
         }
     }
 
-    async fn check_settled(&mut self, key: &SessionKey) {
-        let record = self.world.truth.lock().unwrap().get(key).cloned();
-        let Some(record) = record.filter(|record| record.erased.is_none()) else {
-            return;
-        };
-        self.oracle.session_acknowledged(key, record.session().version);
-        for event in &record.events {
-            self.oracle.event_acknowledged(key, event);
-        }
-        let clients: Vec<_> = self
-            .replicas
-            .iter()
-            .filter_map(|replica| self.client(replica))
-            .collect();
-        for client in clients {
-            for _ in 0..2 {
+    /// Every replica shows what is in the store; how many sessions there are.
+    async fn check_settled(&mut self) -> usize {
+        let mut shown = 0;
+        for (_, key) in self.sessions.clone() {
+            let record = self.world.truth.lock().unwrap().get(&key).cloned();
+            let Some(record) = record else { continue };
+            if record.erased.is_some() {
+                self.oracle.erasure_acknowledged(&key);
+            } else {
+                shown += 1;
+            }
+            self.oracle.session_acknowledged(&key, record.session().version);
+            for event in &record.events {
+                self.oracle.event_acknowledged(&key, event);
+            }
+            let clients: Vec<_> = self.replicas.iter().filter_map(|replica| self.client(replica)).collect();
+            // Twice: the first may find nothing, and fill.
+            for client in clients.iter().chain(&clients) {
                 let (client, key) = (client.clone(), key.clone());
                 tokio::spawn(async move { client.read(&key, Reading::newest()).await });
                 self.world.idle.wait().await;
                 self.drain().await;
             }
-            let last = self.world.lock().trace.last().cloned().unwrap_or_default();
-            if !last.contains("by cache") && !self.is_over() {
-                self.world
-                    .violated(format!("the cache does not answer any more: {last}"));
-            }
         }
+        shown
     }
 }
 

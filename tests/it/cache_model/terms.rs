@@ -11,22 +11,27 @@ use colloquy::{
 pub const CALL_TIME_MAX: Duration = Duration::from_millis(40);
 pub const CONNECT_TIME_MAX: Duration = Duration::from_millis(80);
 pub const LEASE: Duration = Duration::from_millis(100);
-pub const GATHERING: Duration = Duration::from_millis(120);
-pub const ABSENCE_MAX: Duration = Duration::from_millis(400);
+pub const GATHERING: Duration = Duration::from_millis(300);
+pub const ABSENCE_MAX: Duration = Duration::from_millis(500);
 pub const FILL_TIME_MAX: Duration = Duration::from_millis(50);
 pub const WRITE_TIME_MAX: Duration = Duration::from_millis(120);
-pub const AGE_MAX: Duration = Duration::from_millis(600);
+
+/// Either may be all that an entry gets: so little that most fills meet a write, or longer than all else.
+pub const AGES_MAX: [Duration; 2] = [Duration::from_millis(80), Duration::from_millis(1_000)];
 
 /// So few that entries are often cut.
 const EVENTS_MAX: u16 = 6;
 
-pub fn options(unmarked_max: usize) -> RedisOptions {
+/// A few large events, or more small ones.
+const SESSION_BYTES_MAX: usize = 1_400;
+
+pub fn options(age_max: Duration, unmarked_max: usize) -> RedisOptions {
     RedisOptions {
         prefix: "m".to_owned(),
         call_time_max: CALL_TIME_MAX,
         events_max: Limit::at_most(EVENTS_MAX),
-        session_bytes_max: 4096,
-        age_max: AGE_MAX,
+        session_bytes_max: SESSION_BYTES_MAX,
+        age_max,
         write_time_max: WRITE_TIME_MAX,
         fill_time_max: FILL_TIME_MAX,
         lease: LEASE,

@@ -24,7 +24,7 @@ use super::{
     memory::Truth,
     presence::Presence,
     redis::VirtualRedis,
-    terms::{CALL_TIME_MAX, CONNECT_TIME_MAX},
+    terms::{CALL_TIME_MAX, CONNECT_TIME_MAX, WRITE_TIME_MAX},
 };
 
 pub struct World {
@@ -43,6 +43,8 @@ pub struct State {
     /// Redis does nothing until then.
     pub stopped_until: Instant,
     pub presence: Presence,
+    /// A call of the store came to something when its writer may already have counted as dead.
+    pub overdue: bool,
     pub trace: Vec<String>,
     pub violation: Option<String>,
     made: usize,
@@ -90,6 +92,7 @@ pub struct Gate {
     pub replica: usize,
     pub what: &'static str,
     pub of_redis: bool,
+    since: Instant,
     /// It does not open until then.
     pub held_until: Instant,
     go: oneshot::Sender<Verdict>,
@@ -129,6 +132,7 @@ impl World {
                 gates: BTreeMap::new(),
                 stopped_until: now,
                 presence: Presence::default(),
+                overdue: false,
                 trace: Vec::new(),
                 violation: None,
                 made: 0,
@@ -175,6 +179,7 @@ impl World {
                 replica,
                 what,
                 of_redis,
+                since: Instant::now(),
                 held_until: Instant::now(),
                 go,
             };
@@ -248,6 +253,7 @@ impl State {
             Next::Gate(id) => {
                 let gate = self.gates.remove(&id).unwrap();
                 self.note(format!("r{} {} {verdict:?}", gate.replica, gate.what));
+                self.overdue |= gate.since.elapsed() >= WRITE_TIME_MAX / 4;
                 // Who waited may be gone, with its caller.
                 let _ = gate.go.send(verdict);
             }
