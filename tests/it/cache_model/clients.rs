@@ -40,6 +40,30 @@ pub struct Calls {
     open_questions: Mutex<Vec<(SessionKey, NewEvent)>>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallKind {
+    Open,
+    Append,
+    Patch,
+    Complete,
+    Erase,
+    Read,
+}
+
+impl CallKind {
+    /// What writes there may be in one schedule: often of one kind, so that they meet, sometimes of all.
+    pub fn some_writes(random: &mut Random) -> &'static [Self] {
+        use CallKind::{Append, Complete, Erase, Open, Patch};
+        const MIXES: [&[CallKind]; 4] = [
+            &[Append],
+            &[Patch],
+            &[Append, Append, Patch],
+            &[Append, Append, Append, Patch, Patch, Open, Complete, Erase],
+        ];
+        MIXES[random.below(MIXES.len())]
+    }
+}
+
 /// A read to be made.
 #[derive(Debug, Clone)]
 pub struct Reading {
@@ -71,16 +95,16 @@ impl Reading {
 }
 
 impl Client {
-    /// Some call on this session.
-    pub async fn call(self, key: SessionKey, mut random: Random) {
+    /// Makes such a call on this session.
+    pub async fn call(self, kind: CallKind, key: SessionKey, mut random: Random) {
         self.world.lock().replicas[self.replica].calls += 1;
-        match random.below(20) {
-            0 => self.open(&key, &mut random).await,
-            1..6 => self.append(&key, &mut random).await,
-            6..9 => self.patch(&key).await,
-            9 if random.chance(30) => self.complete(&key).await,
-            10 if random.chance(30) => self.erase(&key).await,
-            _ => self.read(&key, Reading::some(&mut random)).await,
+        match kind {
+            CallKind::Open => self.open(&key, &mut random).await,
+            CallKind::Append => self.append(&key, &mut random).await,
+            CallKind::Patch => self.patch(&key).await,
+            CallKind::Complete => self.complete(&key).await,
+            CallKind::Erase => self.erase(&key).await,
+            CallKind::Read => self.read(&key, Reading::some(&mut random)).await,
         }
         self.world.lock().replicas[self.replica].calls -= 1;
     }
@@ -89,7 +113,7 @@ impl Client {
         self.calls.made.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub async fn open(&self, key: &SessionKey, random: &mut Random) {
+    async fn open(&self, key: &SessionKey, random: &mut Random) {
         let status = *random.pick(&["initiated", "active"]);
         let json = format!(r#"{{"sessionId":"{}","status":"{status}"}}"#, key.id);
         let new = NewSession::read(json.as_bytes(), "").unwrap();

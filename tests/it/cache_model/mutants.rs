@@ -113,7 +113,9 @@ fn every_broken_script_is_noticed() {
     let mut missed = Vec::new();
     let only = std::env::var("ONLY").unwrap_or_default();
     for (name, mutation) in MUTANTS {
-        if !name.contains(&only) { continue; }
+        if !name.contains(&only) {
+            continue;
+        }
 
         let noticed = noticed_after(mutation, schedules_max);
         println!("{name}: {noticed:?}");

@@ -13,57 +13,18 @@ use colloquy::{
 use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
-    clients::{Calls, Client, Reading},
+    clients::{CallKind, Calls, Client, Reading},
     gated::{GatedStore, WatchedCache},
     memory::Memory,
     oracle::Oracle,
     terms::{ABSENCE_MAX, AGES_MAX, GATHERING, LEASE, WRITE_TIME_MAX, limits, options},
-    world::{ModelLink, Next, ReplicaState, Verdict, World},
+    troubles::Trouble,
+    world::{ModelLink, ReplicaState, Verdict, World},
 };
 use crate::random::Random;
 
-const REPLICAS_MAX: usize = 3;
+pub const REPLICAS_MAX: usize = 3;
 const CALLS_MAX: usize = 6;
-
-/// What may go wrong. A schedule knows some of it, so that each has schedules without the noise of the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
-    Flush,
-    Evict,
-    Save,
-    Restart,
-    RestartFromCopy,
-    Stop,
-    Cut,
-    StallAsks,
-    StallAnswers,
-    BreakWire,
-    StoreFails,
-    StoreWaits,
-    Crash,
-    Leave,
-    LongTime,
-}
-
-impl Trouble {
-    const ALL: [Self; 15] = [
-        Self::Flush,
-        Self::Evict,
-        Self::Save,
-        Self::Restart,
-        Self::RestartFromCopy,
-        Self::Stop,
-        Self::Cut,
-        Self::StallAsks,
-        Self::StallAnswers,
-        Self::BreakWire,
-        Self::StoreFails,
-        Self::StoreWaits,
-        Self::Crash,
-        Self::Leave,
-        Self::LongTime,
-    ];
-}
 
 /// How a schedule went.
 #[derive(Debug, Default)]
@@ -72,18 +33,18 @@ pub struct Told {
     pub trace: Vec<String>,
     pub reads: usize,
     pub hits: usize,
-    pub outcomes: std::collections::BTreeMap<&'static str, u64>,
 }
 
 pub struct Schedule {
-    world: Arc<World>,
+    pub world: Arc<World>,
     oracle: Arc<Oracle>,
     calls: Arc<Calls>,
-    random: Random,
-    troubles: Vec<Trouble>,
-    replicas: Vec<Replica>,
-    /// Each is erased at some time, and another comes in its place.
+    pub random: Random,
+    pub troubles: Vec<Trouble>,
+    pub replicas: Vec<Replica>,
+    /// When one is over, the next comes in its place: how many have been there, and the one that is.
     sessions: Vec<(usize, SessionKey)>,
+    writes: &'static [CallKind],
     age_max: Duration,
     unmarked_max: usize,
     trouble_percent: usize,
@@ -91,18 +52,21 @@ pub struct Schedule {
     drain_percent: usize,
 }
 
-struct Replica {
-    id: usize,
-    starting: Option<JoinHandle<Service>>,
-    service: Option<Service>,
+pub struct Replica {
+    pub id: usize,
+    pub starting: Option<JoinHandle<Service>>,
+    pub service: Option<Service>,
 }
 
 impl Schedule {
     pub fn new(world: Arc<World>, mut random: Random) -> Self {
         let known_percent = *random.pick(&[10, 20, 40]);
-        let troubles = Trouble::ALL.into_iter().filter(|_| random.chance(known_percent)).collect();
-        let sessions = (0..1 + random.below(2))
-            .map(|slot| (slot, session_key(slot, 0)))
+        let troubles = Trouble::ALL
+            .into_iter()
+            .filter(|_| random.chance(known_percent))
+            .collect();
+        let sessions = (0..1 + random.below(4) / 3)
+            .map(|slot| (0, session_key(slot, 0)))
             .collect();
         Self {
             oracle: Arc::new(Oracle::new(&world.truth)),
@@ -111,6 +75,7 @@ impl Schedule {
             troubles,
             replicas: Vec::new(),
             sessions,
+            writes: CallKind::some_writes(&mut random),
             age_max: *random.pick(&AGES_MAX),
             unmarked_max: *random.pick(&[1, 1_000]),
             trouble_percent: *random.pick(&[1, 3, 8]),
@@ -141,10 +106,8 @@ impl Schedule {
             self.step().await;
         }
         self.settle().await;
-        let mut outcomes = std::collections::BTreeMap::new();
-        for r in &self.replicas { if let Some(s) = &r.service { for (n, c) in s.cache_outcomes() { *outcomes.entry(n).or_default() += c; } } }
         let mut state = self.world.lock();
-        Told { outcomes,
+        Told {
             violation: state.violation.take(),
             trace: std::mem::take(&mut state.trace),
             reads: self.calls.reads.load(Ordering::Relaxed),
@@ -199,7 +162,7 @@ impl Schedule {
     }
 
     /// Lets time pass in which nothing is held up.
-    async fn pass(&mut self, time: Duration) {
+    pub async fn pass(&mut self, time: Duration) {
         const SLICE_MS: u64 = 5;
         let end = Instant::now() + time;
         while Instant::now() < end && !self.is_over() {
@@ -210,7 +173,7 @@ impl Schedule {
         self.take_in_replicas().await;
     }
 
-    fn start(&mut self) {
+    pub fn start(&mut self) {
         let id = {
             let mut state = self.world.lock();
             let cut_until = Instant::now();
@@ -289,158 +252,23 @@ impl Schedule {
         let nth = self.random.below(self.sessions.len());
         let key = self.sessions[nth].1.clone();
         let record = self.world.truth.lock().unwrap().get(&key).cloned();
-        let mut random = self.random.fork();
-        match record {
-            None if self.random.chance(80) => {
-                tokio::spawn(async move { client.open(&key, &mut random).await });
-            }
+        let random = self.random.fork();
+        let kind = match record {
+            None if self.random.chance(80) => CallKind::Open,
             Some(record) if self.random.chance(10) && is_over(&record) => {
-                self.sessions[nth].0 += 10;
-                let slot = self.sessions[nth].0;
-                self.sessions[nth].1 = session_key(slot % 10, slot / 10);
+                return self.open_another(nth);
             }
-            _ => {
-                tokio::spawn(client.call(key, random));
-            }
-        }
+            _ if self.random.chance(50) => CallKind::Read,
+            _ => *self.random.pick(self.writes),
+        };
+        tokio::spawn(client.call(kind, key, random));
     }
 
-    async fn trouble(&mut self) {
-        let starts = self.replicas.len() < 2 || self.random.chance(30);
-        if self.replicas.len() < REPLICAS_MAX && starts {
-            return self.start();
-        }
-        if self.troubles.is_empty() {
-            return;
-        }
-        let trouble = *self.random.pick(&self.troubles);
-        self.world.note(|| format!("{trouble:?}"));
-        match trouble {
-            Trouble::LongTime => {
-                let time = *self.random.pick(&[LEASE, WRITE_TIME_MAX, GATHERING, ABSENCE_MAX]);
-                self.pass(time).await;
-            }
-            Trouble::Crash => self.crash(),
-            Trouble::Leave => self.leave(),
-            _ => self.disturb(trouble),
-        }
-    }
-
-    fn disturb(&mut self, trouble: Trouble) {
-        let until = self.some_end();
-        let living: Vec<_> = self.replicas.iter().map(|replica| replica.id).collect();
-        let random = &mut self.random;
-        let mut state = self.world.lock();
-        let wires: Vec<_> = state
-            .wires
-            .iter()
-            .filter(|(_, wire)| !wire.broken)
-            .map(|(id, _)| *id)
-            .collect();
-        match trouble {
-            Trouble::Flush => {
-                state.redis.flush();
-                state.emptied();
-            }
-            Trouble::Evict => {
-                if let Some(key) = state.redis.evict(random) {
-                    state.note(format!("evicted {key}"));
-                    if key.ends_with(":replicas") {
-                        state.emptied();
-                    }
-                }
-            }
-            Trouble::Save => state.redis.save(),
-            Trouble::Restart | Trouble::RestartFromCopy => {
-                state.redis.restart(trouble == Trouble::RestartFromCopy, random);
-                state.break_all_wires();
-                state.emptied();
-                if random.chance(50) {
-                    state.stopped_until = until;
-                }
-            }
-            Trouble::Stop => state.stopped_until = until,
-            Trouble::Cut if !living.is_empty() => {
-                let replica = *random.pick(&living);
-                state.note(format!("r{replica} is cut off"));
-                state.replicas[replica].cut_until = until;
-            }
-            Trouble::StallAsks | Trouble::StallAnswers | Trouble::BreakWire if !wires.is_empty() => {
-                let id = *random.pick(&wires);
-                let wire = state.wires.get_mut(&id).unwrap();
-                let replica = wire.replica;
-                match trouble {
-                    Trouble::StallAsks => wire.asks_stall_until = until,
-                    Trouble::StallAnswers => wire.answers_stall_until = until,
-                    _ => state.break_wire(id, random.chance(50)),
-                }
-                state.note(format!("on a wire of r{replica}"));
-            }
-            Trouble::StoreFails | Trouble::StoreWaits => {
-                let gates = state.gates.iter().filter(|(_, gate)| !gate.of_redis);
-                let gates: Vec<_> = gates.map(|(id, _)| *id).collect();
-                if gates.is_empty() {
-                    return;
-                }
-                let id = *random.pick(&gates);
-                if trouble == Trouble::StoreWaits {
-                    let gate = state.gates.get_mut(&id).unwrap();
-                    gate.held_until = until;
-                    let held = format!("r{} {}", gate.replica, gate.what);
-                    state.note(held);
-                } else {
-                    let verdict = *random.pick(&[Verdict::Fail, Verdict::Late]);
-                    state.go_on(Next::Gate(id), verdict);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// When something that went wrong is over.
-    fn some_end(&mut self) -> Instant {
-        let ms = *self.random.pick(&[5, 10, 20, 30, 50, 100, 150, 300, 600]);
-        Instant::now() + Duration::from_millis(ms)
-    }
-
-    fn some_replica(&mut self) -> Option<Replica> {
-        let count = self.replicas.len();
-        (count > 0)
-            .then(|| self.random.below(count))
-            .map(|nth| self.replicas.swap_remove(nth))
-    }
-
-    fn crash(&mut self) {
-        if let Some(replica) = self.some_replica() {
-            let mut state = self.world.lock();
-            state.note(format!("r{} crashes", replica.id));
-            state.replicas[replica.id].alive = false;
-            let wires = state.wires.iter().filter(|(_, wire)| wire.replica == replica.id);
-            for id in wires.map(|(id, _)| *id).collect::<Vec<_>>() {
-                let or_late = self.random.chance(50);
-                state.break_wire(id, or_late);
-            }
-        }
-    }
-
-    /// It finishes what it has begun, and goes.
-    fn leave(&mut self) {
-        if let Some(replica) = self.some_replica() {
-            self.world.note(|| format!("r{} leaves", replica.id));
-            let world = Arc::clone(&self.world);
-            tokio::spawn(async move {
-                let service = match (replica.service, replica.starting) {
-                    (Some(service), _) => service,
-                    (None, Some(starting)) => starting.await.unwrap(),
-                    (None, None) => return,
-                };
-                while world.lock().replicas[replica.id].calls > 0 {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-                service.close().await;
-                world.lock().replicas[replica.id].alive = false;
-            });
-        }
+    /// A session comes in the place of one that is over.
+    fn open_another(&mut self, nth: usize) {
+        let slot = &mut self.sessions[nth];
+        slot.0 += 1;
+        slot.1 = session_key(nth, slot.0);
     }
 
     /// Nothing goes wrong any more: in the end the cache shows what the store has, and answers again.
@@ -475,7 +303,8 @@ impl Schedule {
         let hits = self.calls.hits.load(Ordering::Relaxed);
         let shown = self.check_settled().await;
         if shown > 0 && self.calls.hits.load(Ordering::Relaxed) == hits && !self.is_over() {
-            self.world.violated("the cache does not answer any more".to_owned());
+            self.world
+                .violated("the cache does not answer any more".to_owned());
         }
     }
 
@@ -494,7 +323,11 @@ impl Schedule {
             for event in &record.events {
                 self.oracle.event_acknowledged(&key, event);
             }
-            let clients: Vec<_> = self.replicas.iter().filter_map(|replica| self.client(replica)).collect();
+            let clients: Vec<_> = self
+                .replicas
+                .iter()
+                .filter_map(|replica| self.client(replica))
+                .collect();
             // Twice: the first may find nothing, and fill.
             for client in clients.iter().chain(&clients) {
                 let (client, key) = (client.clone(), key.clone());
