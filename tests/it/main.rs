@@ -15,6 +15,7 @@ mod bad_bodies;
 mod bad_json;
 mod bad_requests;
 mod cache;
+mod cache_model;
 mod config;
 #[path = "../../src/store/conformance/mod.rs"]
 mod conformance;

@@ -26,7 +26,7 @@
 //! `R + (m - received) <= Redis's time <= R + (m - sent)`.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -86,7 +86,8 @@ struct State {
     /// When the last word that was sent, in whatever shape it arrived, has run out.
     word_ends: Instant,
     view: Option<View>,
-    unmarked: HashMap<Vec<String>, Unmarked>,
+    /// By session; in order, so that what is done about them can be repeated.
+    unmarked: BTreeMap<Vec<String>, Unmarked>,
     /// There were too many to remember; which was the last of those.
     overflowed: Option<u64>,
     marks: u64,
@@ -175,7 +176,7 @@ impl Vouching {
                 process: None,
                 word_ends: Instant::now(),
                 view: None,
-                unmarked: HashMap::new(),
+                unmarked: BTreeMap::new(),
                 overflowed: None,
                 marks: 0,
                 silent_rounds: 0,

@@ -1,0 +1,318 @@
+//! What the callers of a replica do. Each call is a task of its own, which ends with what it learnt, or never: a replica
+//! that dies tells nobody anything.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use colloquy::{
+    domain::{
+        End, Error, EventPosition, Expected, Kind, Limit, NewEvent, NewSession, Order, SessionKey,
+        SessionPatch, Tenant, Timestamp,
+    },
+    service::{PageQuery, Service, SessionRead},
+};
+
+use super::{
+    oracle::{Asked, Oracle, Shown},
+    world::World,
+};
+use crate::random::Random;
+
+/// A caller of a replica.
+#[derive(Clone)]
+pub struct Client {
+    pub world: Arc<World>,
+    pub oracle: Arc<Oracle>,
+    pub calls: Arc<Calls>,
+    pub replica: usize,
+    pub service: Service,
+}
+
+/// What callers have in common.
+#[derive(Default)]
+pub struct Calls {
+    pub reads: AtomicUsize,
+    pub hits: AtomicUsize,
+    made: AtomicUsize,
+    /// Appends of which nobody knows what became.
+    open_questions: Mutex<Vec<(SessionKey, NewEvent)>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallKind {
+    Open,
+    Append,
+    Patch,
+    Complete,
+    Erase,
+    Read,
+}
+
+impl CallKind {
+    /// What writes there may be in one schedule: often of one kind, so that they meet, sometimes of all.
+    pub fn some_writes(random: &mut Random) -> &'static [Self] {
+        use CallKind::{Append, Complete, Erase, Open, Patch};
+        const MIXES: [&[CallKind]; 4] = [
+            &[Append],
+            &[Patch],
+            &[Append, Append, Patch],
+            &[Append, Append, Append, Patch, Patch, Open, Complete, Erase],
+        ];
+        MIXES[random.below(MIXES.len())]
+    }
+}
+
+/// A read to be made.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    pub order: Order,
+    pub limit: u16,
+    pub pages: usize,
+    pub session: bool,
+}
+
+impl Reading {
+    pub fn some(random: &mut Random) -> Self {
+        Self {
+            order: *random.pick(&[Order::Ascending, Order::Descending]),
+            limit: *random.pick(&[1, 2, 3, 6, 50]),
+            pages: *random.pick(&[1, 1, 1, 100]),
+            session: random.chance(70),
+        }
+    }
+
+    /// What an entry of any session suffices for.
+    pub fn newest() -> Self {
+        Self {
+            order: Order::Descending,
+            limit: 2,
+            pages: 100,
+            session: true,
+        }
+    }
+}
+
+impl Client {
+    /// Makes such a call on this session.
+    pub async fn call(self, kind: CallKind, key: SessionKey, mut random: Random) {
+        self.world.lock().replicas[self.replica].calls += 1;
+        match kind {
+            CallKind::Open => self.open(&key, &mut random).await,
+            CallKind::Append => self.append(&key, &mut random).await,
+            CallKind::Patch => self.patch(&key).await,
+            CallKind::Complete => self.complete(&key).await,
+            CallKind::Erase => self.erase(&key).await,
+            CallKind::Read => self.read(&key, Reading::some(&mut random)).await,
+        }
+        self.world.lock().replicas[self.replica].calls -= 1;
+    }
+
+    fn nth(&self) -> usize {
+        self.calls.made.fetch_add(1, Ordering::Relaxed)
+    }
+
+    async fn open(&self, key: &SessionKey, random: &mut Random) {
+        let status = *random.pick(&["initiated", "active"]);
+        let json = format!(r#"{{"sessionId":"{}","status":"{status}"}}"#, key.id);
+        let new = NewSession::read(json.as_bytes(), "").unwrap();
+        let outcome = self.service.open(&Tenant::default(), new).await;
+        // A session that was there already is shown as it is, which is no promise but that it is there.
+        let version = outcome.map(|opened| if opened.created { opened.session.version } else { 1 });
+        self.learnt("open", key, version).await;
+    }
+
+    async fn patch(&self, key: &SessionKey) {
+        let json = format!(r#"{{"metadata":{{"n":{}}}}}"#, self.nth());
+        let patch = SessionPatch::read(json.as_bytes()).unwrap();
+        let outcome = self.service.update(key, &patch, &Expected::Any).await;
+        self.learnt("patch", key, outcome.map(|session| session.version))
+            .await;
+    }
+
+    async fn complete(&self, key: &SessionKey) {
+        let outcome = self.service.complete(key, &End::default()).await;
+        self.learnt("complete", key, outcome.map(|session| session.version))
+            .await;
+    }
+
+    async fn learnt(&self, what: &str, key: &SessionKey, outcome: Result<i64, Error>) {
+        self.world.living(self.replica).await;
+        match outcome {
+            Ok(version) => {
+                if self.acknowledged(format!("{what} {} v{version}", key.id)) {
+                    self.oracle.session_acknowledged(key, version);
+                }
+            }
+            Err(error) => self.failed(what, key, &error),
+        }
+    }
+
+    async fn erase(&self, key: &SessionKey) {
+        let outcome = self.service.erase(key).await;
+        self.world.living(self.replica).await;
+        match outcome {
+            Ok(()) => {
+                if self.acknowledged(format!("erase {}", key.id)) {
+                    self.oracle.erasure_acknowledged(key);
+                }
+            }
+            Err(error) => self.failed("erase", key, &error),
+        }
+    }
+
+    async fn append(&self, key: &SessionKey, random: &mut Random) {
+        let mut events: Vec<_> = (0..1 + random.below(2)).map(|_| self.new_event(random)).collect();
+        if random.chance(30) {
+            let questions = self.calls.open_questions.lock().unwrap();
+            let ours = questions.iter().filter(|(of, _)| of == key);
+            events.extend(ours.map(|(_, event)| event.clone()).take(2));
+        }
+        let outcome = self.service.append_batch(key, events.clone()).await;
+        self.world.living(self.replica).await;
+        let outcomes = match outcome {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                self.failed("append", key, &error);
+                let mut questions = self.calls.open_questions.lock().unwrap();
+                questions.extend(events.into_iter().map(|event| (key.clone(), event)));
+                return;
+            }
+        };
+        let appended: Vec<_> = outcomes.into_iter().flatten().map(|one| one.event).collect();
+        let ids: Vec<_> = appended.iter().map(|event| event.id.as_str()).collect();
+        if self.acknowledged(format!("append {} {ids:?}", key.id)) {
+            for event in &appended {
+                self.oracle.event_acknowledged(key, event);
+            }
+        }
+    }
+
+    /// With one of few timestamps, so that they are often the same, and often older than what is there; small or large.
+    fn new_event(&self, random: &mut Random) -> NewEvent {
+        let at = Timestamp::from_unix_ms(1_000 + i64::try_from(random.below(8)).unwrap()).unwrap();
+        let said = "x".repeat(*random.pick(&[0, 0, 400]));
+        let json = format!(
+            r#"{{"eventId":"e{}","type":"system","payload":{{"said":"{said}"}},"timestamp":"{at}"}}"#,
+            self.nth()
+        );
+        NewEvent::read(json.as_bytes(), "").unwrap()
+    }
+
+    /// Whether the acknowledgement of a write binds those who read.
+    fn acknowledged(&self, what: String) -> bool {
+        let mut state = self.world.lock();
+        let excepted = state.is_excepted(self.replica);
+        let but = if excepted { ", excepted" } else { "" };
+        state.note(format!("r{} ACK {what}{but}", self.replica));
+        !excepted
+    }
+
+    fn failed(&self, what: &str, key: &SessionKey, error: &Error) {
+        let kind = error.kind();
+        self.world
+            .note(|| format!("r{} {what} {}: {kind:?}", self.replica, key.id));
+        if kind == Kind::Internal {
+            self.world.violated(format!("{what}: {error}"));
+        }
+    }
+
+    pub async fn read(&self, key: &SessionKey, reading: Reading) {
+        let (mut cursor, mut after) = (None, None);
+        for _ in 0..reading.pages {
+            match self.read_page(key, &reading, cursor.take(), after.take()).await {
+                Some((next, position)) => (cursor, after) = (Some(next), position),
+                None => return,
+            }
+        }
+    }
+
+    /// Reads and checks a page; gives where the next one begins.
+    async fn read_page(
+        &self,
+        key: &SessionKey,
+        reading: &Reading,
+        cursor: Option<String>,
+        after: Option<EventPosition>,
+    ) -> Option<(String, Option<EventPosition>)> {
+        let known = self.oracle.acknowledged(key);
+        let query = PageQuery {
+            order: reading.order,
+            limit: Limit::at_most(reading.limit),
+            cursor: cursor.as_deref(),
+            ..PageQuery::default()
+        };
+        let hits = self.hits();
+        let read = match reading.session {
+            true => self
+                .service
+                .read_session(key, &query)
+                .await
+                .map(|(session, page)| (Some(session), page)),
+            false => self
+                .service
+                .read_events(key, &query)
+                .await
+                .map(|page| (None, page)),
+        };
+        self.world.living(self.replica).await;
+        let (session, page) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                self.judge(key, reading, self.oracle.check_failure(key, &known, error.kind()));
+                return None;
+            }
+        };
+        let cached = matches!(session, Some(SessionRead::Cached { .. })) || self.hits() > hits;
+        self.calls.reads.fetch_add(1, Ordering::Relaxed);
+        self.calls.hits.fetch_add(usize::from(cached), Ordering::Relaxed);
+        let asked = Asked {
+            order: reading.order,
+            limit: query.limit.get(),
+            after,
+        };
+        let shown = Shown {
+            session: session.map(|session| (session.version(), json(|out| session.write_json(out)))),
+            events: page
+                .events
+                .iter()
+                .map(|event| json(|out| event.write_json(out)))
+                .collect(),
+            has_more: page.next_cursor.is_some(),
+        };
+        self.world.note(|| {
+            let by = if cached { "cache" } else { "store" };
+            let version = shown.session.as_ref().map(|(version, _)| version);
+            format!(
+                "r{} READ {} by {by}: {version:?}, {} events",
+                self.replica,
+                key.id,
+                shown.events.len()
+            )
+        });
+        let position = self.judge(key, reading, self.oracle.check(key, &known, &asked, &shown))?;
+        page.next_cursor.map(|cursor| (cursor, position))
+    }
+
+    fn hits(&self) -> u64 {
+        let outcomes = self.service.cache_outcomes();
+        outcomes.iter().find(|(name, _)| *name == "hit").unwrap().1
+    }
+
+    fn judge<T>(&self, key: &SessionKey, reading: &Reading, found: Result<T, String>) -> Option<T> {
+        found
+            .map_err(|wrong| {
+                let replica = self.replica;
+                self.world
+                    .violated(format!("r{replica} {} {reading:?}: {wrong}", key.id));
+            })
+            .ok()
+    }
+}
+
+fn json(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    write(&mut out);
+    out
+}

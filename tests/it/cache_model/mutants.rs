@@ -1,0 +1,125 @@
+//! The model can fail: a protocol that is broken on purpose is found out.
+
+use colloquy::cache::link::Script;
+
+use super::{Player, from_environment, redis::Mutation, some_seed};
+
+/// Ways to break a script, each of which makes reads stale.
+const MUTANTS: [(&str, Mutation); 22] = [
+    (
+        "begin leaves the fill token",
+        (Script::Begin, "redis.call('DEL', FILL)", ""),
+    ),
+    (
+        "begin marks nothing",
+        (
+            Script::Begin,
+            "redis.call('ZADD', PENDING, int(now + ARGV[2]), ARGV[1])",
+            "",
+        ),
+    ),
+    (
+        "begin buries nobody",
+        (Script::Begin, "bury(now)\nredis", "redis"),
+    ),
+    (
+        "finish trusts a lost token",
+        (Script::Finish, "== 0 or ARGV[2]", "== 2 or ARGV[2]"),
+    ),
+    (
+        "finish does not drop",
+        (Script::Finish, "or ARGV[2] == 'drop' then", "then"),
+    ),
+    ("finish buries nobody", (Script::Finish, "bury(now)\nif", "if")),
+    (
+        "finish takes any version",
+        (
+            Script::Finish,
+            "tonumber(ARGV[4]) > tonumber(redis.call('HGET', STATE, 'v'))",
+            "true",
+        ),
+    ),
+    (
+        "finish keeps an initiated session",
+        (Script::Finish, "state[1] == '1' or", ""),
+    ),
+    (
+        "finish adds to a set cut short",
+        (Script::Finish, "or redis.call('ZCARD', EVENTS) ~= n then", "then"),
+    ),
+    (
+        "finish keeps what is older than all",
+        (Script::Finish, "if complete == '0' and", "if false and"),
+    ),
+    (
+        "read ignores pending writes",
+        (Script::Read, "redis.call('ZCARD', PENDING) > 0", "false"),
+    ),
+    ("read buries nobody", (Script::Read, "bury(now)\nif", "if")),
+    (
+        "read ignores the generation",
+        (Script::Read, "state[1] ~= ARGV[1] or", "not state[1] or"),
+    ),
+    (
+        "read ignores a set cut short",
+        (Script::Read, "or tonumber(state[3]) ~= n then", "then"),
+    ),
+    (
+        "fill ignores its lease",
+        (Script::Fill, "redis.call('GET', FILL) ~= ARGV[1] or", ""),
+    ),
+    (
+        "fill ignores pending writes and its lease",
+        (
+            Script::Fill,
+            "if redis.call('GET', FILL) ~= ARGV[1] or redis.call('ZCARD', PENDING) > 0 then",
+            "if false then",
+        ),
+    ),
+    ("forget drops nothing", (Script::Forget, "drop()\nredis", "redis")),
+    ("vouch gives nobody up", (Script::Vouch, "given_up = true", "")),
+    (
+        "vouch keeps its registry",
+        (Script::Vouch, "redis.call('DEL', registry)", ""),
+    ),
+    (
+        "vouch resets nothing",
+        (
+            Script::Vouch,
+            "given_up = nil, action == 'reset'",
+            "given_up = nil, false",
+        ),
+    ),
+    (
+        "a new registry does not wait",
+        (Script::Vouch, "'open', int(now + ARGV[6])", "'open', int(now)"),
+    ),
+    (
+        "the dead are buried without their entry",
+        (Script::Read, "> 0 then\n    drop()\n  end", "> 0 then\n  end"),
+    ),
+];
+
+/// How many schedules it takes until one notices; `None`: none of so many.
+fn noticed_after(mutation: Mutation, schedules_max: u64) -> Option<u64> {
+    let (mut player, first_seed) = (Player::new(&[mutation]), some_seed());
+    (0..schedules_max).find(|nth| player.play(first_seed + nth).violation.is_some())
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn every_broken_script_is_noticed() {
+    let schedules_max = from_environment("COLLOQUY_TEST_CACHE_MODEL_ROUNDS").unwrap_or(500);
+    let mut missed = Vec::new();
+    let only = std::env::var("ONLY").unwrap_or_default();
+    for (name, mutation) in MUTANTS {
+        if !name.contains(&only) {
+            continue;
+        }
+
+        let noticed = noticed_after(mutation, schedules_max);
+        println!("{name}: {noticed:?}");
+        missed.extend(noticed.is_none().then_some(name));
+    }
+    assert!(missed.is_empty(), "{missed:?}");
+}
