@@ -1,0 +1,120 @@
+//! Redis stops, dies, comes back with nothing, forgets everything or holds its tongue, while two replicas go on: no read
+//! is stale, and no request fails.
+
+use std::time::Duration;
+
+use super::{Load, Replicas, calm_crowd, rounds, settle::settle};
+use crate::{
+    engines::{self, Engine, Redis},
+    random::Random,
+};
+
+/// Longer than a replica needs to find back to a Redis, and the registry to be believed; so the cache is in use again.
+const RECOVERY: Duration = Duration::from_millis(1_800);
+
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    Killed,
+    Stopped,
+    /// Flushed every few milliseconds.
+    Flushed,
+    /// Keeps all its clients waiting.
+    Paused,
+    /// Busy with something else, for just longer than a call may take, again and again.
+    Slow,
+}
+
+impl Fault {
+    const ALL: [Self; 5] = [
+        Self::Killed,
+        Self::Stopped,
+        Self::Flushed,
+        Self::Paused,
+        Self::Slow,
+    ];
+
+    fn name(self) -> String {
+        format!("Redis {self:?}").to_lowercase()
+    }
+
+    /// Has Redis suffer for about `time`.
+    async fn strike(self, redis: &mut Redis, load: &mut Load, time: Duration) {
+        let ms = time.as_millis();
+        match self {
+            Self::Killed => {
+                redis.kill9();
+                load.rest(time).await;
+                load.stage.timings.begin("Redis started again");
+                redis.restart().await;
+            }
+            Self::Stopped => {
+                redis.stop_signal();
+                load.rest(time).await;
+                load.stage.timings.begin("Redis continued");
+                redis.continue_signal();
+            }
+            Self::Flushed => {
+                for _ in 0..ms / 10 {
+                    redis.ask("FLUSHALL").await.expect("an answer");
+                    load.rest(Duration::from_millis(8)).await;
+                }
+            }
+            Self::Paused => {
+                redis.ask(&format!("CLIENT PAUSE {ms}")).await.expect("an answer");
+            }
+            Self::Slow => {
+                for _ in 0..ms / 150 {
+                    redis.ask("DEBUG SLEEP 0.06").await.expect("an answer");
+                    load.rest(Duration::from_millis(90)).await;
+                }
+            }
+        }
+    }
+}
+
+/// How many pages Redis has given since it started: nothing else of ours runs these commands.
+pub async fn pages_given(redis: &Redis) -> u64 {
+    let info = redis.ask("INFO commandstats").await.expect("an answer");
+    let calls = |line: &str| {
+        let (command, counts) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let ours = ["zrange", "zrevrange"].contains(&command);
+        ours.then(|| counts.split(',').next()?.parse::<u64>().ok())
+            .flatten()
+    };
+    info.lines().filter_map(calls).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_becomes_of_redis_no_read_is_stale_and_no_request_fails() {
+    let mut random = Random::seeded();
+    let mongodb = engines::mongodb().await;
+    let mut redis = Redis::start().await;
+    let url = redis.url();
+    let replicas = Replicas::start(&mongodb, &[&url, &url], &[]).await;
+    let mut load = Load::begin(replicas.urls(), calm_crowd(), &mut random);
+    load.rest(RECOVERY).await;
+    let mut given = Vec::new();
+    for _ in 0..rounds(1) {
+        for fault in Fault::ALL {
+            load.stage.timings.begin("quiet");
+            let before = pages_given(&redis).await;
+            load.rest(RECOVERY).await;
+            given.push(pages_given(&redis).await - before);
+            let time = Duration::from_millis(300 + random.next() % 600);
+            load.stage.timings.begin(&fault.name());
+            fault.strike(&mut redis, &mut load, time).await;
+            load.rest(RECOVERY).await;
+        }
+    }
+    let stage = load.end().await;
+    let stored = settle(&stage, &replicas, &mongodb).await;
+    eprintln!(
+        "{} events acknowledged, {stored} stored; pages from Redis while all was quiet: {given:?}\n{}",
+        stage.acknowledged(),
+        stage.timings
+    );
+    assert!(
+        given.iter().all(|&pages| pages > 0),
+        "the cache was not in use: {given:?}"
+    );
+}
