@@ -7,6 +7,7 @@
 //! - [`answer`]: turns both into responses and into entries of the document.
 //! - [`problem`]: failures; the only place that knows their status codes.
 //! - [`envelope`]: what is around every request: id, log line, uniform errors.
+//! - [`metrics`]: `/metrics`.
 //! - [`spec`]: the OpenAPI document.
 //! - [`server`]: the listening socket.
 
@@ -17,6 +18,7 @@ pub mod answer;
 pub mod body;
 pub mod envelope;
 pub mod extract;
+pub mod metrics;
 pub mod operations;
 pub mod problem;
 pub mod routes;
@@ -48,6 +50,7 @@ pub fn endpoint(service: &Service, limits: BodyLimits) -> impl Endpoint + use<> 
     Route::new()
         .at("/docs", fixed("text/html; charset=utf-8", swagger))
         .at("/openapi.json", fixed(answer::JSON, document))
+        .at("/metrics", counted(service.clone()))
         .nest("/", OpenApiService::new(apis, "", ""))
         .data(limits)
         .with(Envelope::default())
@@ -58,5 +61,13 @@ fn fixed(content_type: &'static str, text: String) -> impl Endpoint {
     let text = bytes::Bytes::from(text);
     poem::get(make_sync(move |_| {
         Response::builder().content_type(content_type).body(text.clone())
+    }))
+}
+
+/// Answers GET with what the process counts.
+fn counted(service: Service) -> impl Endpoint {
+    poem::get(make_sync(move |_| {
+        let text = metrics::text(&service);
+        Response::builder().content_type(metrics::CONTENT_TYPE).body(text)
     }))
 }

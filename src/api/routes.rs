@@ -413,7 +413,8 @@ impl HealthApi {
 
     /// Readiness
     ///
-    /// Answers 200 while requests can be served, and 503 while the store can't be reached.
+    /// Answers 200 while requests can be served, and 503 while the store can't be reached. A cache that can't be reached
+    /// is `degraded`: every request asks the store.
     #[oai(
         path = "/readyz",
         method = "get",
@@ -422,8 +423,10 @@ impl HealthApi {
     )]
     async fn readiness(&self) -> Reply<GetReadiness> {
         self.service.ready().await?;
-        let ready = br#"{"status":"ready","backends":{"store":"ok"}}"#;
-        Ok(Answer::new(StatusCode::OK, |out| out.extend_from_slice(ready)))
+        let cache = self.service.cache_health().as_str();
+        Ok(Answer::new(StatusCode::OK, |out| {
+            wire::write_readiness(out, cache)
+        }))
     }
 }
 

@@ -242,14 +242,15 @@ shapes! {
         object("Whether requests can be served, and by which backends.", vec![
             required("status", one_of(&["ready"])),
             required("backends", Backends::reference()),
-        ], json!({"status": "ready", "backends": {"store": "ok"}}))
+        ], json!({"status": "ready", "backends": {"store": "ok", "cache": "off"}}))
     } => Backends
 
     /// The state of each backend.
     Backends {
         object("The state of each backend.", vec![
             required("store", one_of(&["ok"])),
-        ], json!({"store": "ok"}))
+            required("cache", described(one_of(&["off", "ok", "degraded"]), "`degraded`: it can't be reached, and every request asks the store.")),
+        ], json!({"store": "ok", "cache": "off"}))
     }
 }
 

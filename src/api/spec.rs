@@ -161,7 +161,7 @@ struct RouteEntry {
 impl Default for RouteTable {
     fn default() -> Self {
         let paths = <Apis as OpenApi>::meta().into_iter().flat_map(|api| api.paths);
-        let documents = ["/docs", "/openapi.json"].map(|path| RouteEntry {
+        let documents = ["/docs", "/openapi.json", "/metrics"].map(|path| RouteEntry {
             method: Method::GET,
             template: path.to_owned(),
             query: Vec::new(),

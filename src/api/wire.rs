@@ -46,6 +46,16 @@ pub fn write_session_page(out: &mut Vec<u8>, page: &SessionsPage, limit: Limit) 
     object.end();
 }
 
+pub fn write_readiness(out: &mut Vec<u8>, cache: &str) {
+    let mut object = ObjectWriter::new(out);
+    object.plain("status", "ready");
+    object.object("backends", |backends| {
+        backends.plain("store", "ok");
+        backends.plain("cache", cache);
+    });
+    object.end();
+}
+
 /// One outcome: the event's id where it could be read, and what became of it.
 pub type Outcome = (Option<EventId>, Result<Appended, Error>);
 

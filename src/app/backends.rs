@@ -29,6 +29,7 @@ pub async fn open(config: &Config) -> Result<Service, AppError> {
     let limits = Limits {
         page_payload_bytes_max: config.page_payload_bytes_max,
         cache_fills_max: config.cache_fills_max,
+        ready_wait_max: Duration::from_millis(config.ready_wait_ms_max),
         tombstone: Duration::from_hours(24 * u64::from(config.tombstone_days)),
         groups: GroupLimits {
             queue_events_max: config.append_queue_events_max,
@@ -77,7 +78,8 @@ fn redis_options(config: &Config) -> RedisOptions {
         prefix: config.cache_prefix.to_string(),
         call_time_max: Duration::from_millis(config.cache_call_ms_max),
         events_max: Limit::at_most(config.cache_events_max),
-        session_bytes_max: config.cache_session_bytes_max,
+        // The cache answers whole pages.
+        session_bytes_max: config.cache_session_bytes_max.min(config.page_payload_bytes_max),
         age_max: Duration::from_millis(config.cache_age_ms_max),
         write_time_max: Duration::from_millis(config.cache_write_ms_max),
         fill_time_max: Duration::from_millis(config.cache_fill_ms_max),

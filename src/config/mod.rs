@@ -74,6 +74,7 @@ config! {
     bodies_bytes_max: usize = number(MIB..=64 * 1024 * MIB);
     page_payload_bytes_max: usize = number(256 * KIB..=64 * MIB);
     request_wait_ms_max: u64 = number(0..=60_000);
+    ready_wait_ms_max: u64 = number(100..=60_000);
     log_format: LogFormat = text;
     log_filter: LogFilter = text;
     store: StoreUrl = text;
@@ -157,7 +158,6 @@ impl Config {
         at_most!(mongo_pool_min, mongo_pool_max);
         at_most!(mongo_server_selection_ms_max, mongo_call_ms_max);
         at_most!(mongo_call_ms_max, cache_write_ms_max);
-        at_most!(cache_session_bytes_max, page_payload_bytes_max);
         at_most!(cache_lease_ms, cache_absence_ms_max);
         at_most!(append_group_events_max, append_queue_events_max);
         at_most!(append_group_bytes_max, append_queue_bytes_max);

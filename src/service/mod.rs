@@ -15,8 +15,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 use crate::{
-    cache::{Cache, Health},
-    domain::{Event, Result, Session},
+    cache::Cache,
+    domain::{Error, Event, Kind, Result, Session},
     store::{Store, Upkeep},
 };
 
@@ -27,6 +27,7 @@ pub mod reading;
 pub mod sessions;
 mod writing;
 
+pub use crate::cache::Health;
 pub use clock::Clock;
 pub use group_commit::{GroupCommit, GroupLimits};
 pub use reading::{EventRead, PageQuery, SessionRead};
@@ -38,6 +39,8 @@ pub struct Limits {
     pub page_payload_bytes_max: usize,
     /// How long the tombstone of an erased session refuses its id.
     pub tombstone: Duration,
+    /// Longest that the store may take to say that it is there.
+    pub ready_wait_max: Duration,
     /// Sessions that are read for the cache at once, beside what callers ask for.
     pub cache_fills_max: usize,
     /// The append queue and its groups.
@@ -81,9 +84,25 @@ impl Service {
         }
     }
 
-    /// Whether requests can be served right now.
+    /// Whether requests can be served right now: whether the store answers.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`], and how each backend is.
     pub async fn ready(&self) -> Result<()> {
-        self.store.ping().await
+        let wait_max = self.limits.ready_wait_max;
+        let pinged = tokio::time::timeout(wait_max, self.store.ping()).await;
+        let away = |error: Error| {
+            let cache = self.cache.health().as_str();
+            let detail = format!("store: {}; cache: {cache}", error.detail());
+            Error::new(Kind::Unavailable, detail).with_source(error)
+        };
+        let silent = |_| {
+            Error::new(
+                Kind::Unavailable,
+                format!("did not answer within {} ms", wait_max.as_millis()),
+            )
+        };
+        pinged.map_err(silent).flatten().map_err(away)
     }
 
     /// How the cache is; without one, or with one that is away, requests are served all the same.

@@ -2,7 +2,8 @@
 //! each:
 //!
 //! - `COLLOQUY_TEST_STORE`: `sqlite`, which is the default, or `mongodb`, where every folder gets a database of its own
-//!   on the shared replica set (see [`engines`]).
+//!   on the shared replica set (see [`engines`]). Its server writes down every statement, and when the folder goes, each of
+//!   them must have kept the rule of `mongo::statements`.
 //! - `COLLOQUY_TEST_CACHE`: `none`, which is the default, or `redis`, where every folder gets a database of its own on
 //!   the shared Redis.
 //!
@@ -12,7 +13,13 @@ use std::path::Path;
 
 use colloquy::store::mongo::{self, CHUNKS_DEFAULT, MongoOptions};
 
-use crate::engines;
+use crate::{
+    engines,
+    mongo::{
+        database,
+        statements::{faults, seen, watch},
+    },
+};
 
 /// The store that this test run is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,14 +53,19 @@ impl Store {
 /// The flags that name the chosen backends, with the data of this folder.
 pub fn backend_flags(folder: &Path) -> Vec<String> {
     let mut flags = Store::chosen().flags(folder);
-    match choice("COLLOQUY_TEST_CACHE").as_deref() {
-        None | Some("none") => {}
-        Some("redis") => flags.extend(cache_flags(&kept(folder, "cache-url", async || {
-            engines::redis().await
-        }))),
-        Some(other) => panic!("COLLOQUY_TEST_CACHE={other} is neither none nor redis"),
+    if cache_is_chosen() {
+        flags.extend(cache_flags(&kept(folder, "cache-url", engines::redis)));
     }
     flags
+}
+
+/// Whether this test run has a cache.
+pub fn cache_is_chosen() -> bool {
+    match choice("COLLOQUY_TEST_CACHE").as_deref() {
+        None | Some("none") => false,
+        Some("redis") => true,
+        Some(other) => panic!("COLLOQUY_TEST_CACHE={other} is neither none nor redis"),
+    }
 }
 
 /// The flags of a cache that is used at once, and that a machine busy with other tests doesn't slow down so much that it
@@ -78,9 +90,12 @@ pub fn embedded_url(folder: &Path) -> String {
     format!("sqlite:{}", folder.join("data/colloquy.db").display())
 }
 
-/// The database that belongs to this folder, as `colloquy init` leaves it.
+/// Where the URL of the database that belongs to a folder is kept, for a server that is started again.
+const KEPT: &str = "database-url";
+
+/// The database that belongs to this folder, as `colloquy init` leaves it, and watched from then on.
 fn database_url(folder: &Path) -> String {
-    kept(folder, "database-url", async || {
+    kept(folder, KEPT, async || {
         let url = engines::mongodb().await;
         let options = MongoOptions {
             pool_min: 0,
@@ -88,6 +103,7 @@ fn database_url(folder: &Path) -> String {
         };
         let report = mongo::init(&url, &options, CHUNKS_DEFAULT).await;
         assert!(report.expect("an initialised database").is_ready());
+        watch(&database(&url).await).await;
         url
     })
 }
@@ -101,6 +117,20 @@ fn kept(folder: &Path, name: &str, make: impl AsyncFnOnce() -> String + Send) ->
     let url = apart(make);
     std::fs::write(path, &url).expect("the URL is kept");
     url
+}
+
+/// Every statement so far on the database that belongs to this folder, if one does, must have kept the rule.
+pub fn check_statements(folder: &Path) {
+    let Ok(url) = std::fs::read_to_string(folder.join(KEPT)) else {
+        return;
+    };
+    let faults = apart(async || faults(&seen(&database(&url).await).await));
+    assert!(
+        faults.is_empty(),
+        "{} statements, such as\n{}",
+        faults.len(),
+        faults[0]
+    );
 }
 
 /// Runs this to its end on a thread of its own, for callers with and without a runtime.

@@ -151,7 +151,7 @@ async fn there_is_nothing_at_any_other_path() {
 }
 
 /// Every path with the methods it takes.
-const PATHS: [(&str, &str); 12] = [
+const PATHS: [(&str, &str); 13] = [
     ("/v1/sessions", "GET, HEAD, POST"),
     ("/v1/sessions/s", "DELETE, GET, HEAD, PATCH"),
     ("/v1/sessions/none", "DELETE, GET, HEAD, PATCH"),
@@ -164,6 +164,7 @@ const PATHS: [(&str, &str); 12] = [
     ("/readyz", "GET, HEAD"),
     ("/docs", "GET, HEAD"),
     ("/openapi.json", "GET, HEAD"),
+    ("/metrics", "GET, HEAD"),
 ];
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use crate::{
+    backends::cache_is_chosen,
     harness::{Server, expect, expect_problem},
     talk::{batch_path, open},
 };
@@ -123,8 +124,36 @@ async fn health_and_readiness_say_what_they_are_asked() {
     let health = expect(server.get("/healthz"), 200).await;
     assert_eq!(health, serde_json::json!({"status": "ok"}));
     let ready = expect(server.get("/readyz"), 200).await;
+    let cache = if cache_is_chosen() { "ok" } else { "off" };
     assert_eq!(
         ready,
-        serde_json::json!({"status": "ready", "backends": {"store": "ok"}})
+        serde_json::json!({"status": "ready", "backends": {"store": "ok", "cache": cache}})
     );
+}
+
+#[tokio::test]
+async fn what_the_cache_does_is_counted() {
+    let server = Server::start().await;
+    open(&server, "s").await;
+    let path = "/v1/sessions/s";
+    for _ in 0..3 {
+        expect(server.get(path), 200).await;
+    }
+    let response = server.get("/metrics").send().await.unwrap();
+    assert_eq!(
+        response.headers()["content-type"],
+        "text/plain; version=0.0.4; charset=utf-8"
+    );
+    let text = response.text().await.unwrap();
+    let reads: u64 = text
+        .lines()
+        .filter(|line| line.starts_with("colloquy_cache_reads_total{"))
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+        .sum();
+    let expected = if cache_is_chosen() { (1, 3) } else { (0, 0) };
+    assert!(
+        text.contains(&format!("\ncolloquy_cache_up {}\n", expected.0)),
+        "{text}"
+    );
+    assert_eq!(reads, expected.1, "{text}");
 }

@@ -11,7 +11,7 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::backends::{Store, backend_flags};
+use crate::backends::{self, Store, backend_flags};
 
 /// How long a server may take to start or stop. Not a measure: a bound that keeps a broken test from hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,16 +27,34 @@ pub fn colloquy() -> Command {
     command
 }
 
+/// A folder for a server's files, and with it the database that belongs to it.
+pub struct Folder(TempDir);
+
+impl Folder {
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Folder {
+    /// The last to use it has ended, so everything that was asked of the database has been.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            backends::check_statements(self.path());
+        }
+    }
+}
+
 /// A folder that lives as long as anything that uses it.
-pub fn folder() -> Arc<TempDir> {
-    Arc::new(tempfile::tempdir().expect("a temporary folder"))
+pub fn folder() -> Arc<Folder> {
+    Arc::new(Folder(tempfile::tempdir().expect("a temporary folder")))
 }
 
 /// A running server. Killed when dropped.
 pub struct Server {
     child: Child,
     url: String,
-    folder: Arc<TempDir>,
+    folder: Arc<Folder>,
     pub client: Client,
 }
 
@@ -47,7 +65,7 @@ impl Server {
     }
 
     /// A server on the store of `folder`, which may be another server's, with further flags.
-    pub async fn start_in(folder: Arc<TempDir>, flags: &[&str]) -> Self {
+    pub async fn start_in(folder: Arc<Folder>, flags: &[&str]) -> Self {
         let backends = backend_flags(folder.path());
         Self::start_on(folder, &backends, flags).await
     }
@@ -58,13 +76,13 @@ impl Server {
     }
 
     /// As [`Server::start_in`], for what is about the embedded store.
-    pub async fn start_embedded_in(folder: Arc<TempDir>, flags: &[&str]) -> Self {
+    pub async fn start_embedded_in(folder: Arc<Folder>, flags: &[&str]) -> Self {
         let backends = Store::Embedded.flags(folder.path());
         Self::start_on(folder, &backends, flags).await
     }
 
     /// A server in `folder`, on the backends that these flags name.
-    pub async fn start_on(folder: Arc<TempDir>, backends: &[String], flags: &[&str]) -> Self {
+    pub async fn start_on(folder: Arc<Folder>, backends: &[String], flags: &[&str]) -> Self {
         let address_file = folder.path().join("address");
         let _ = std::fs::remove_file(&address_file);
         let log = std::fs::File::options()
@@ -90,7 +108,7 @@ impl Server {
         }
     }
 
-    pub fn folder(&self) -> Arc<TempDir> {
+    pub fn folder(&self) -> Arc<Folder> {
         Arc::clone(&self.folder)
     }
 
@@ -129,7 +147,7 @@ impl Server {
     }
 
     /// kill -9.
-    pub fn kill(mut self) -> Arc<TempDir> {
+    pub fn kill(mut self) -> Arc<Folder> {
         self.child.kill().expect("the server is killed");
         self.child.wait().expect("the server is gone");
         self.folder()

@@ -53,7 +53,9 @@ async fn a_mongodb_database_is_served_from_once_init_has_prepared_it() {
     assert_eq!(code, Some(0), "{good}");
     // Each finding once more, below the backend that it is about.
     assert!(good.starts_with("store: mongodb://"), "{good}");
-    assert_eq!(good.lines().count(), again.lines().count() + 1, "{good}");
+    let (store, cache) = good.split_once("cache: ").unwrap();
+    assert_eq!(store.lines().count(), again.lines().count() + 1, "{good}");
+    assert_eq!(cache, "none\n  ok        off: every read asks the store\n");
 
     let server = Server::start_on(folder(), &[format!("--store={url}")], &[]).await;
     expect(server.post("/v1/sessions", &json!({"sessionId": "s"})), 201).await;

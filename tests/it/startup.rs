@@ -13,7 +13,7 @@ use rusqlite::Connection as Database;
 
 use crate::{
     backends::embedded_url,
-    harness::{Server, colloquy, expect, folder},
+    harness::{Folder, Server, colloquy, expect, folder},
 };
 
 /// A process that refuses to start must say so, not hang.
@@ -151,7 +151,7 @@ fn help_and_version_go_to_stdout_and_touch_nothing() {
 }
 
 /// A database with something in it, closed.
-async fn used_database() -> (std::sync::Arc<tempfile::TempDir>, std::path::PathBuf) {
+async fn used_database() -> (std::sync::Arc<Folder>, std::path::PathBuf) {
     let server = Server::start_embedded().await;
     for at in 0..50 {
         let session =

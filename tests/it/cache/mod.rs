@@ -74,6 +74,7 @@ fn limits() -> Limits {
         page_payload_bytes_max: 4 * 1024 * 1024,
         tombstone: Duration::from_hours(24),
         cache_fills_max: 32,
+        ready_wait_max: std::time::Duration::from_secs(2),
         groups: GroupLimits {
             queue_events_max: 10_000,
             queue_bytes_max: 64 * 1024 * 1024,

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     ports::free_port,
-    process::{ANSWER, Engine, NotStarted, PATIENCE, Process, start_on_free_ports},
+    process::{Engine, NotStarted, PATIENCE, Process, start_on_free_ports},
 };
 
 const SET: &str = "colloquy";
@@ -268,7 +268,7 @@ async fn send(port: u16, database: &str, mut command: Document) -> io::Result<Do
         stream.read_exact(&mut rest).await?;
         Ok(rest)
     };
-    let answer: io::Result<_> = tokio::time::timeout(ANSWER, talk).await?;
+    let answer: io::Result<_> = tokio::time::timeout(PATIENCE, talk).await?;
     let body = &answer?[HEADER_BYTES - size_of::<i32>() + FLAGS_AND_KIND_BYTES..];
     let answer = Document::from_reader(body).map_err(io::Error::other)?;
     match answer.get_f64("ok") {

@@ -18,7 +18,8 @@ use super::ports::free_port;
 /// test from hanging, wide enough for a machine with better things to do.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long it may take to answer one question before it is asked again.
+/// How long it may take to answer one question before it is asked again. Who asks only once waits with [`PATIENCE`]:
+/// a machine that is busy enough leaves an engine without an answer for seconds.
 pub const ANSWER: Duration = Duration::from_secs(2);
 
 /// How many times an engine is started on other ports, when those that looked free were taken.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     ports::free_port,
-    process::{ANSWER, Engine, NotStarted, Process, start_on_free_ports},
+    process::{Engine, NotStarted, PATIENCE, Process, start_on_free_ports},
 };
 
 const REGION: &str = "us-east-1";
@@ -164,7 +164,7 @@ impl Bucket {
         let query = self.signature(&method, &path, OffsetDateTime::now_utc());
         client
             .request(method, format!("{}{path}?{query}", self.endpoint))
-            .timeout(ANSWER)
+            .timeout(PATIENCE)
     }
 
     /// The query that signs a request: AWS signature version 4, valid for some minutes. `path` must need no escapes.

@@ -14,11 +14,13 @@ use mongodb::{Client, Database, bson::Document};
 use crate::engines;
 
 mod documents;
+mod endpoints;
 mod faults;
 mod processes;
 mod profile;
 mod setup;
 mod speed;
+pub mod statements;
 
 pub fn options() -> MongoOptions {
     MongoOptions {
