@@ -10,9 +10,8 @@
 use std::{sync::Arc, time::Duration};
 
 use colloquy::store::mongo::{self, CHUNKS_DEFAULT, MongoOptions};
-use tempfile::TempDir;
 
-use crate::harness::{Server, folder};
+use crate::harness::{Folder, Server, folder};
 
 mod client;
 mod load;
@@ -38,7 +37,7 @@ fn rounds(default: usize) -> usize {
 /// Processes of the service on one database.
 struct Replicas {
     servers: Vec<Option<Server>>,
-    folders: Vec<Arc<TempDir>>,
+    folders: Vec<Arc<Folder>>,
     flags: Vec<Vec<String>>,
 }
 
@@ -90,6 +89,19 @@ impl Replicas {
 
     fn all(&self) -> impl Iterator<Item = &Server> {
         self.servers.iter().flatten()
+    }
+
+    /// How many reads the cache has answered.
+    async fn hits(&self) -> u64 {
+        const HITS: &str = "colloquy_cache_reads_total{outcome=\"hit\",cause=\"\"} ";
+        let mut hits = 0;
+        for server in self.all() {
+            let metrics = server.get("/metrics").send().await.expect("an answer");
+            let metrics = metrics.text().await.expect("a body");
+            let line = metrics.lines().find_map(|line| line.strip_prefix(HITS));
+            hits += line.expect("a count").parse::<u64>().expect("a number");
+        }
+        hits
     }
 
     fn urls(&self) -> Vec<String> {
