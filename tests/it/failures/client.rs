@@ -44,23 +44,32 @@ impl Client {
                 continue;
             };
             let replica = self.stage.choose_replica(&mut self.random);
-            match self.random.below(100) {
-                0..25 => self.append(session, replica).await,
-                25..45 => self.append_batch(session, replica).await,
-                45..51 => self.patch(session, replica).await,
-                51 if session % 8 == 5 => self.complete(session, replica).await,
-                51 if session % 8 == 7 => self.erase(session, replica).await,
-                52..57 => self.read_event(session, replica).await,
-                _ => self.read(session, replica).await,
-            }
-            // What was just acknowledged shows on another replica.
-            if self.random.chance(30) {
-                let other = (replica + 1) % self.stage.replicas();
-                self.read(session, other).await;
+            if self.random.chance(self.stage.crowd.reads) {
+                match self.random.chance(90) {
+                    true => self.read(session, replica).await,
+                    false => self.read_event(session, replica).await,
+                }
+            } else {
+                self.write(session, replica).await;
+                // What was just acknowledged shows on another replica.
+                if self.random.chance(self.stage.crowd.reads) {
+                    let other = (replica + 1) % self.stage.replicas();
+                    self.read(session, other).await;
+                }
             }
             if !self.stage.crowd.rest.is_zero() {
                 tokio::time::sleep(self.stage.crowd.rest).await;
             }
+        }
+    }
+
+    async fn write(&mut self, session: usize, replica: usize) {
+        match self.random.below(100) {
+            0..46 => self.append(session, replica).await,
+            46..86 => self.append_batch(session, replica).await,
+            98 if session % 8 == 5 => self.complete(session, replica).await,
+            98 if session % 8 == 7 => self.erase(session, replica).await,
+            _ => self.patch(session, replica).await,
         }
     }
 

@@ -50,6 +50,8 @@ pub enum Trouble {
 pub struct Crowd {
     pub clients: usize,
     pub rest: Duration,
+    /// How many of a hundred things that a client does are reads.
+    pub reads: usize,
     pub trouble: Trouble,
 }
 

@@ -10,6 +10,7 @@
 use std::{sync::Arc, time::Duration};
 
 use colloquy::store::mongo::{self, CHUNKS_DEFAULT, MongoOptions};
+use futures_util::future::join_all;
 
 use crate::harness::{Folder, Server, folder};
 
@@ -18,6 +19,7 @@ mod load;
 mod mongodb;
 mod oracle;
 mod outage;
+mod partition;
 mod proxy;
 mod readiness;
 mod redis;
@@ -93,15 +95,8 @@ impl Replicas {
 
     /// How many reads the cache has answered.
     async fn hits(&self) -> u64 {
-        const HITS: &str = "colloquy_cache_reads_total{outcome=\"hit\",cause=\"\"} ";
-        let mut hits = 0;
-        for server in self.all() {
-            let metrics = server.get("/metrics").send().await.expect("an answer");
-            let metrics = metrics.text().await.expect("a body");
-            let line = metrics.lines().find_map(|line| line.strip_prefix(HITS));
-            hits += line.expect("a count").parse::<u64>().expect("a number");
-        }
-        hits
+        let hits = self.all().map(cache_hits);
+        join_all(hits).await.into_iter().sum()
     }
 
     fn urls(&self) -> Vec<String> {
@@ -114,6 +109,17 @@ fn calm_crowd() -> Crowd {
     Crowd {
         clients: 6,
         rest: Duration::from_millis(4),
+        reads: 50,
         trouble: Trouble::None,
     }
+}
+
+/// How many reads the cache has answered for this replica.
+async fn cache_hits(server: &Server) -> u64 {
+    const HITS: &str = "colloquy_cache_reads_total{outcome=\"hit\",cause=\"\"} ";
+    let metrics = server.get("/metrics").send().await.expect("an answer");
+    let metrics = metrics.text().await.expect("a body");
+    let hits = metrics.lines().find_map(|line| line.strip_prefix(HITS));
+    // Without a cache it counts nothing.
+    hits.map_or(0, |hits| hits.parse().expect("a number"))
 }

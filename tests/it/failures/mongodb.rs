@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Events acknowledged before, between and after the faults of a round.
-const EVENTS: usize = 2_600;
+const EVENTS: usize = 2_250;
 
 /// From now until so many events more were acknowledged: the service answers again.
 async fn answers_again(load: &mut Load, what: &str) {
@@ -31,6 +31,7 @@ async fn no_failover_loses_or_doubles_an_acknowledged_event() {
     let crowd = Crowd {
         clients: 16,
         rest: Duration::ZERO,
+        reads: 25,
         trouble: Trouble::Refusals,
     };
     let mut load = Load::begin(replicas.urls(), crowd, &mut random);

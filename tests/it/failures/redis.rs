@@ -10,17 +10,19 @@ use crate::{
 };
 
 /// Longer than a replica needs to find back to a Redis, and the registry to be believed; so the cache is in use again.
-const RECOVERY: Duration = Duration::from_millis(1_800);
+const RECOVERY: Duration = Duration::from_millis(1_500);
 
 #[derive(Debug, Clone, Copy)]
 enum Fault {
+    /// Several times, and started again on the same port.
     Killed,
+    /// SIGSTOP.
     Stopped,
     /// Flushed every few milliseconds.
     Flushed,
     /// Keeps all its clients waiting.
     Paused,
-    /// Busy with something else, for just longer than a call may take, again and again.
+    /// Stands still for just longer than a call may take, again and again.
     Slow,
 }
 
@@ -42,34 +44,39 @@ impl Fault {
         let ms = time.as_millis();
         match self {
             Self::Killed => {
-                redis.kill9();
-                load.rest(time).await;
-                load.stage.timings.begin("Redis started again");
-                redis.restart().await;
+                for _ in 0..3 {
+                    redis.kill9();
+                    load.rest(time / 2).await;
+                    redis.restart().await;
+                    load.rest(time).await;
+                }
             }
             Self::Stopped => {
                 redis.stop_signal();
                 load.rest(time).await;
-                load.stage.timings.begin("Redis continued");
                 redis.continue_signal();
             }
             Self::Flushed => {
                 for _ in 0..ms / 10 {
-                    redis.ask("FLUSHALL").await.expect("an answer");
+                    told(redis, "FLUSHALL").await;
                     load.rest(Duration::from_millis(8)).await;
                 }
             }
-            Self::Paused => {
-                redis.ask(&format!("CLIENT PAUSE {ms}")).await.expect("an answer");
-            }
+            Self::Paused => told(redis, &format!("CLIENT PAUSE {ms}")).await,
             Self::Slow => {
                 for _ in 0..ms / 150 {
-                    redis.ask("DEBUG SLEEP 0.06").await.expect("an answer");
+                    redis.stop_signal();
+                    load.rest(Duration::from_millis(60)).await;
+                    redis.continue_signal();
                     load.rest(Duration::from_millis(90)).await;
                 }
             }
         }
     }
+}
+
+async fn told(redis: &Redis, command: &str) {
+    assert_eq!(redis.ask(command).await.expect("an answer"), "+OK\r\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,6 +98,7 @@ async fn whatever_becomes_of_redis_no_read_is_stale_and_no_request_fails() {
             let time = Duration::from_millis(300 + random.next() % 600);
             load.stage.timings.begin(&fault.name());
             fault.strike(&mut redis, &mut load, time).await;
+            load.stage.timings.begin("afterwards");
             load.rest(RECOVERY).await;
         }
     }

@@ -1,0 +1,65 @@
+//! One replica loses its way to Redis while the other keeps its own: what the one can't take back in Redis, the other must
+//! not believe.
+
+use std::time::Duration;
+
+use super::{
+    Load, Replicas, calm_crowd,
+    proxy::{Proxy, Way},
+    rounds,
+    settle::settle,
+};
+use crate::{
+    engines::{self, Redis},
+    random::Random,
+};
+
+/// Long enough for the cache to be in use again.
+const IN_USE: Duration = Duration::from_millis(900);
+
+/// One after the other; each for less than `cache_absence_ms_max`, after which a replica is given up.
+const WAYS: [(Way, &str); 2] = [
+    (Way::Cut, "one replica cut off"),
+    (Way::Stalled, "one replica stalled"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_cut_off_from_redis_makes_no_other_read_what_is_stale() {
+    let mut random = Random::seeded();
+    let mongodb = engines::mongodb().await;
+    let redis = Redis::start().await;
+    let proxy = Proxy::before(redis.url().trim_start_matches("redis://")).await;
+    let cut_off = format!("redis://{}", proxy.address());
+    let replicas = Replicas::start(&mongodb, &[&cut_off, &redis.url()], &[]).await;
+    let mut load = Load::begin(replicas.urls(), calm_crowd(), &mut random);
+    load.rest(IN_USE).await;
+    let mut hits = Vec::new();
+    for _ in 0..rounds(3) {
+        for (way, name) in WAYS {
+            load.stage.timings.begin("quiet");
+            let before = replicas.hits().await;
+            load.rest(IN_USE).await;
+            hits.push(replicas.hits().await - before);
+            // Now and then for a moment only, such as a call takes.
+            let longest = *random.pick(&[30, 100, 1_000]);
+            load.stage.timings.begin(name);
+            proxy.set(way);
+            load.rest(Duration::from_millis(20 + random.next() % longest))
+                .await;
+            load.stage.timings.begin("healed");
+            proxy.set(Way::Open);
+            load.rest(IN_USE).await;
+        }
+    }
+    let stage = load.end().await;
+    let stored = settle(&stage, &replicas, &mongodb).await;
+    eprintln!(
+        "{} events acknowledged, {stored} stored; reads that the cache answered while all was quiet: {hits:?}\n{}",
+        stage.acknowledged(),
+        stage.timings
+    );
+    assert!(
+        hits.iter().all(|&hits| hits > 0),
+        "the cache was not in use: {hits:?}"
+    );
+}
