@@ -15,13 +15,18 @@ use crate::{
 };
 
 /// Long enough for the cache to be in use again.
-const IN_USE: Duration = Duration::from_millis(800);
+const IN_USE: Duration = Duration::from_millis(700);
 
 /// One after the other; each for less than `cache_absence_ms_max`, after which a replica is given up.
-const WAYS: [(Way, &str); 2] = [
+const WAYS: [(Way, &str); 3] = [
     (Way::Cut, "one replica cut off"),
     (Way::Stalled, "one replica stalled"),
+    (Way::Cut, FLUSHED),
 ];
+
+/// The other one, which sees Redis flushed meanwhile, must wait for the one that can't: for `cache_gathering_ms`.
+const FLUSHED: &str = "one cut off, Redis flushed";
+const LONGEST_FLUSHED_MS: u64 = 500;
 
 /// Cuts one of two replicas off, again and again; each vouches for `lease_ms` at a time.
 async fn cut_one_off(lease_ms: u64, rounds: usize) {
@@ -46,14 +51,20 @@ async fn cut_one_off(lease_ms: u64, rounds: usize) {
             load.rest(IN_USE).await;
             hits.push(replicas.hits().await - before);
             // Now and then for a moment only, such as a call takes.
-            let longest = *random.pick(&[100, 1_500, 1_500]);
+            let longest = match name {
+                FLUSHED => LONGEST_FLUSHED_MS,
+                _ => *random.pick(&[100, 1_500, 1_500]),
+            };
             load.stage.timings.begin(name);
             proxy.set(way);
+            if name == FLUSHED {
+                assert_eq!(redis.ask("FLUSHALL").await.expect("an answer"), "+OK\r\n");
+            }
             load.rest(Duration::from_millis(20 + random.next() % longest))
                 .await;
             load.stage.timings.begin("healed");
             proxy.set(Way::Open);
-            load.rest(IN_USE).await;
+            load.rest(2 * IN_USE).await;
         }
     }
     let stage = load.end().await;
@@ -72,11 +83,11 @@ async fn cut_one_off(lease_ms: u64, rounds: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_cut_off_from_redis_makes_no_other_read_what_is_stale() {
-    cut_one_off(80, rounds(3)).await;
+    cut_one_off(80, rounds(2)).await;
 }
 
 /// While a word lasts that was given before the way was cut, what the one could not mark is not acknowledged.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_cut_off_from_redis_waits_until_nobody_takes_its_word() {
-    cut_one_off(600, rounds(3)).await;
+    cut_one_off(600, rounds(2)).await;
 }
