@@ -26,6 +26,7 @@ mod envelope;
 mod event_batches;
 mod event_pages;
 mod events;
+mod failures;
 mod group_commit;
 mod house;
 mod import_export;

@@ -438,7 +438,7 @@ async fn insert_many(call: &Call, documents: Vec<RawDocumentBuf>) -> Result<(Has
 /// The greatest number of each of these sessions that has events: the index tells, without a look at an event.
 async fn last_sequences(call: &Call, sessions: Vec<String>) -> Result<HashMap<String, i64>> {
     let events = call.events();
-    call.run(move |attempt| {
+    call.read(move |attempt| {
         let events = events.clone();
         let pipeline = [
             doc! { "$match": { "session": { "$in": &sessions } } },

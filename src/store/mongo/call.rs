@@ -25,6 +25,7 @@ use tokio::{
 use super::{
     MongoOptions,
     fault::{self, Fault, Result},
+    primary::Primaries,
 };
 use crate::domain::{self, Error, Kind};
 
@@ -36,6 +37,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// Where calls begin.
 pub(super) struct Calls {
     database: Database,
+    primaries: Arc<Primaries>,
     permits: Arc<Semaphore>,
     permits_all: u32,
     closed: AtomicBool,
@@ -45,9 +47,10 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    pub(super) fn new(database: Database, options: &MongoOptions) -> Self {
+    pub(super) fn new(database: Database, primaries: Arc<Primaries>, options: &MongoOptions) -> Self {
         Self {
             database,
+            primaries,
             permits: Arc::new(Semaphore::new(options.pool_max as usize)),
             permits_all: options.pool_max,
             closed: AtomicBool::new(false),
@@ -77,6 +80,7 @@ impl Calls {
             .map_err(|_| fault::closed())?;
         Ok(Call {
             database: self.database.clone(),
+            primaries: Arc::clone(&self.primaries),
             deadline: Instant::now() + self.call_time_max,
             attempts_max: self.attempts_max,
             permit: Arc::new(permit),
@@ -95,6 +99,7 @@ impl Calls {
 /// A call under way.
 pub(super) struct Call {
     database: Database,
+    primaries: Arc<Primaries>,
     deadline: Instant,
     attempts_max: u32,
     permit: Arc<OwnedSemaphorePermit>,
@@ -120,6 +125,37 @@ impl Call {
 
     pub(super) fn events(&self) -> Collection<RawDocumentBuf> {
         self.database.collection(super::EVENTS)
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Waits until what the primary shows can be believed; gives which it is.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(super) async fn settle(&self) -> Result<u64> {
+        self.primaries.settle(self).await
+    }
+
+    /// As [`run`](Self::run), for a statement that reads: what it gives is no older than what was acknowledged before.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(super) async fn read<T, W>(&self, statement: impl Fn(Attempt) -> W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T>> + Send + 'static,
+    {
+        loop {
+            let primary = self.settle().await?;
+            let read = self.run(&statement).await?;
+            // Else another one was met on the way, and nobody knows which of them answered.
+            if self.primaries.met() == primary {
+                return Ok(read);
+            }
+        }
     }
 
     /// Runs a statement, and again where that is safe and may help, until the call's time is over.

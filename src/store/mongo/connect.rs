@@ -1,6 +1,6 @@
 //! The connection: what the URL says, but for what the store's promises hang on.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use mongodb::{
     Client,
@@ -8,7 +8,7 @@ use mongodb::{
     options::{Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern},
 };
 
-use super::{DATABASE_DEFAULT, MongoOptions};
+use super::{DATABASE_DEFAULT, MongoOptions, primary::Primaries};
 use crate::domain::{Error, Kind, Result};
 
 /// How often the driver looks at each server. Its own ten seconds are most of the time that a call has, and a server
@@ -21,6 +21,7 @@ pub(super) struct Connection {
     pub(super) database: String,
     /// The write concern, as a document.
     pub(super) concern: Document,
+    pub(super) primaries: Arc<Primaries>,
 }
 
 impl Connection {
@@ -42,6 +43,8 @@ impl Connection {
             Error::new(Kind::Unavailable, detail)
         })?;
         let concern = promise(&mut parsed, options);
+        let primaries = Arc::<Primaries>::default();
+        parsed.sdam_event_handler = Some(primaries.listener());
         let database = parsed
             .default_database
             .clone()
@@ -56,6 +59,7 @@ impl Connection {
             client,
             database,
             concern,
+            primaries,
         })
     }
 }

@@ -10,9 +10,10 @@
 //! - A call has a time limit, for the server too, and ends as [`Kind::Unavailable`]; see `call` and `fault`.
 //! - The database is prepared by `colloquy init`, never by serving; see `setup`.
 //!
-//! I3 leans on MongoDB's majority reads from the primary. They leave a gap that no read concern short of
-//! `linearizable` closes, in the seconds of a failover: a primary that was cut off and does not know it yet, or one that
-//! was just elected and has not committed anything, may answer with a slightly older state.
+//! I3 leans on MongoDB's majority reads from the primary; for one that was just elected, see `primary`. They leave a gap
+//! that no read concern short of `linearizable` closes, in the seconds of a failover: a primary that was cut off and does
+//! not know it yet, as a process that is cut off with it, may answer with a slightly older state. So may a shard behind a
+//! `mongos` just after its election.
 
 use std::{fmt, time::Duration};
 
@@ -37,6 +38,7 @@ mod events;
 mod fault;
 mod keys;
 mod payload;
+mod primary;
 mod sequence;
 mod sessions;
 mod setup;
@@ -160,8 +162,13 @@ impl MongoStore {
         }
         connection.client.warm_connection_pool().await;
         let database = connection.client.database(&connection.database);
+        let calls = Calls::new(database, connection.primaries, &options);
+        // Best now, before there are requests that would wait for it. Where it can't be done yet, the first of them will.
+        if let Ok(call) = calls.begin().await {
+            let _ = call.settle().await;
+        }
         Ok(Self {
-            calls: Calls::new(database, &options),
+            calls,
             sequences: Sequences::new(options.sequences_max),
             concern: connection.concern,
             client: connection.client,

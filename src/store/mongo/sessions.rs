@@ -103,7 +103,7 @@ fn require_life(filter: &mut Document, life: Life) {
 
 pub(super) async fn find(call: &Call, key: &SessionKey) -> Result<Option<Stored>> {
     let (sessions, k) = (call.sessions(), keys::of_session(key));
-    call.run(move |attempt| {
+    call.read(move |attempt| {
         let (sessions, k) = (sessions.clone(), k.clone());
         async move {
             let found = sessions
@@ -144,7 +144,7 @@ pub(super) async fn standings(call: &Call, keys: Vec<String>) -> Result<Vec<(Str
         .iter()
         .map(|name| ((*name).to_owned(), Bson::Int32(1)))
         .collect();
-    call.run(move |attempt| {
+    call.read(move |attempt| {
         let (sessions, fields) = (sessions.clone(), fields.clone());
         let filter = match keys.as_slice() {
             [only] => doc! { "_id": only },
@@ -346,7 +346,7 @@ pub(super) async fn list(call: &Call, tenant: &Tenant, query: &SessionQuery) -> 
     };
     let (limit, after) = (query.limit.get(), query.after.clone());
     let sessions = call.sessions();
-    call.run(move |attempt| {
+    call.read(move |attempt| {
         let (sessions, range, after) = (sessions.clone(), range.clone(), after.clone());
         async move {
             // One more to know whether there are more, and one that may be where the last page ended.

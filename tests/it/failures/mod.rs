@@ -1,0 +1,125 @@
+//! What happens when the engines under the service, or a replica of it, stop, die or lose what they had: real ones, under
+//! clients that go on writing and reading through all replicas. In every scenario each acknowledged event must be stored
+//! once, and every read must show what was acknowledged before it began (I1 to I4, I6).
+//!
+//! [`load`] has the clients, [`oracle`] what they may be told, [`settle`] the reckoning at the end. How long requests
+//! took around a fault is printed (`cargo test failures -- --nocapture`), and judged no further than that nothing hangs.
+//!
+//! `COLLOQUY_TEST_FAILURE_ROUNDS` repeats the faults so many times, `COLLOQUY_TEST_SEED` repeats what the clients choose.
+
+use std::{sync::Arc, time::Duration};
+
+use colloquy::store::mongo::{self, CHUNKS_DEFAULT, MongoOptions};
+use futures_util::future::join_all;
+
+use crate::harness::{Folder, Server, folder};
+
+mod client;
+mod load;
+mod mongodb;
+mod oracle;
+mod outage;
+mod partition;
+mod proxy;
+mod readiness;
+mod redis;
+mod replicas;
+mod settle;
+mod snapshots;
+mod timings;
+
+use load::{Crowd, Load, Trouble};
+
+/// How often the faults of a scenario come.
+fn rounds(default: usize) -> usize {
+    let given = std::env::var("COLLOQUY_TEST_FAILURE_ROUNDS");
+    given.map_or(default, |text| text.parse().expect("a number"))
+}
+
+/// Processes of the service on one database.
+struct Replicas {
+    servers: Vec<Option<Server>>,
+    folders: Vec<Arc<Folder>>,
+    flags: Vec<Vec<String>>,
+}
+
+impl Replicas {
+    /// On this database, which is initialised first; one replica for each of the caches, with these further settings.
+    async fn start(mongodb: &str, caches: &[&str], settings: &[&str]) -> Self {
+        let options = MongoOptions {
+            pool_min: 0,
+            ..MongoOptions::default()
+        };
+        let report = mongo::init(mongodb, &options, CHUNKS_DEFAULT).await;
+        assert!(report.expect("an initialised database").is_ready());
+        let flags = |cache: &&str| {
+            let mut flags = vec![format!("--store={mongodb}")];
+            let ours = [format!("cache={cache}"), "log_filter=warn".to_owned()];
+            let settings = settings.iter().map(|&setting| setting.to_owned());
+            flags.extend(
+                ours.into_iter()
+                    .chain(settings)
+                    .map(|setting| format!("--set={setting}")),
+            );
+            flags
+        };
+        let mut replicas = Self {
+            servers: Vec::new(),
+            folders: caches.iter().map(|_| folder()).collect(),
+            flags: caches.iter().map(flags).collect(),
+        };
+        for replica in 0..caches.len() {
+            replicas.servers.push(None);
+            replicas.start_again(replica).await;
+        }
+        replicas
+    }
+
+    async fn start_again(&mut self, replica: usize) {
+        let folder = Arc::clone(&self.folders[replica]);
+        self.servers[replica] = Some(Server::start_on(folder, &self.flags[replica], &[]).await);
+    }
+
+    /// kill -9.
+    fn kill(&mut self, replica: usize) {
+        self.servers[replica].take().expect("a running replica").kill();
+    }
+
+    fn server(&self, replica: usize) -> &Server {
+        self.servers[replica].as_ref().expect("a running replica")
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Server> {
+        self.servers.iter().flatten()
+    }
+
+    /// How many reads the cache has answered.
+    async fn hits(&self) -> u64 {
+        let hits = self.all().map(cache_hits);
+        join_all(hits).await.into_iter().sum()
+    }
+
+    fn urls(&self) -> Vec<String> {
+        self.all().map(|server| server.url("")).collect()
+    }
+}
+
+/// Few clients with a little rest, so that what a fault costs is not lost in what the machine costs.
+fn calm_crowd() -> Crowd {
+    Crowd {
+        clients: 6,
+        rest: Duration::from_millis(4),
+        reads: 50,
+        trouble: Trouble::None,
+    }
+}
+
+/// How many reads the cache has answered for this replica.
+async fn cache_hits(server: &Server) -> u64 {
+    const HITS: &str = "colloquy_cache_reads_total{outcome=\"hit\",cause=\"\"} ";
+    let metrics = server.get("/metrics").send().await.expect("an answer");
+    let metrics = metrics.text().await.expect("a body");
+    let hits = metrics.lines().find_map(|line| line.strip_prefix(HITS));
+    // Without a cache it counts nothing.
+    hits.map_or(0, |hits| hits.parse().expect("a number"))
+}

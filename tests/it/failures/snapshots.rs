@@ -1,0 +1,47 @@
+//! Redis comes back from an old snapshot of itself: what lies in it was true once, and must not be told again.
+
+use std::time::Duration;
+
+use super::{Load, Replicas, calm_crowd, rounds, settle::settle};
+use crate::{
+    engines::{self, Engine, Redis},
+    random::Random,
+};
+
+/// Long enough for the cache to fill, and after a restart to be believed again.
+const IN_USE: Duration = Duration::from_millis(1_800);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_redis_loads_from_an_old_snapshot_is_never_served() {
+    let mut random = Random::seeded();
+    let mongodb = engines::mongodb().await;
+    let mut redis = Redis::start().await;
+    let url = redis.url();
+    let replicas = Replicas::start(&mongodb, &[&url, &url], &[]).await;
+    let mut load = Load::begin(replicas.urls(), calm_crowd(), &mut random);
+    let mut loaded = Vec::new();
+    for _ in 0..rounds(3) {
+        load.rest(IN_USE).await;
+        assert_eq!(redis.ask("SAVE").await.expect("an answer"), "+OK\r\n");
+        load.rest(Duration::from_millis(200 + random.next() % 600)).await;
+        redis.kill9();
+        if random.chance(50) {
+            load.rest(Duration::from_millis(random.next() % 300)).await;
+        }
+        redis.restart().await;
+        loaded.push(redis.ask("DBSIZE").await.expect("an answer"));
+    }
+    load.rest(IN_USE).await;
+    let hits = replicas.hits().await;
+    let stage = load.end().await;
+    let stored = settle(&stage, &replicas, &mongodb).await;
+    eprintln!(
+        "{} events acknowledged, {stored} stored; {hits} reads from the cache; keys in old snapshots: {loaded:?}",
+        stage.acknowledged()
+    );
+    assert!(
+        loaded.iter().all(|keys| keys != ":0\r\n"),
+        "there was no snapshot"
+    );
+    assert!(hits > 0, "the cache was not in use");
+}
