@@ -46,6 +46,7 @@ pub fn limits() -> Limits {
         page_payload_bytes_max: 1 << 20,
         tombstone: Duration::from_hours(24),
         cache_fills_max: 4,
+        ready_wait_max: Duration::from_secs(2),
         groups: GroupLimits {
             queue_events_max: 1_000,
             queue_bytes_max: 1 << 20,
