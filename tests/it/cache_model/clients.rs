@@ -86,9 +86,17 @@ impl Reading {
     /// What an entry of any session suffices for.
     pub fn newest() -> Self {
         Self {
-            order: Order::Descending,
             limit: 2,
-            pages: 100,
+            ..Self::all()
+        }
+    }
+
+    /// All there is.
+    pub fn all() -> Self {
+        Self {
+            order: Order::Descending,
+            limit: 500,
+            pages: 1,
             session: true,
         }
     }

@@ -291,7 +291,7 @@ impl Schedule {
             self.start();
         }
         self.drain().await;
-        if !self.random.chance(30) || self.is_over() {
+        if !self.random.chance(20) || self.is_over() {
             return;
         }
         // By now every writer has ended or counts as dead, and what was not marked has been made up for.
@@ -328,12 +328,14 @@ impl Schedule {
                 .iter()
                 .filter_map(|replica| self.client(replica))
                 .collect();
-            // Twice: the first may find nothing, and fill.
-            for client in clients.iter().chain(&clients) {
-                let (client, key) = (client.clone(), key.clone());
-                tokio::spawn(async move { client.read(&key, Reading::newest()).await });
-                self.world.idle.wait().await;
-                self.drain().await;
+            // Twice from the cache: the first may find nothing, and fill.
+            for reading in [Reading::newest(), Reading::newest(), Reading::all()] {
+                for client in &clients {
+                    let (client, key, reading) = (client.clone(), key.clone(), reading.clone());
+                    tokio::spawn(async move { client.read(&key, reading).await });
+                    self.world.idle.wait().await;
+                    self.drain().await;
+                }
             }
         }
         shown
