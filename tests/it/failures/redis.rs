@@ -65,7 +65,10 @@ impl Fault {
                     load.rest(Duration::from_millis(8)).await;
                 }
             }
-            Self::Paused => told(redis, &format!("CLIENT PAUSE {ms}")).await,
+            Self::Paused => {
+                told(redis, &format!("CLIENT PAUSE {ms}")).await;
+                load.rest(time).await;
+            }
             Self::Slow => {
                 for _ in 0..ms / 150 {
                     redis.stop_signal();
