@@ -7,7 +7,10 @@
 //!
 //! `COLLOQUY_TEST_FAILURE_ROUNDS` repeats the faults so many times, `COLLOQUY_TEST_SEED` repeats what the clients choose.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use colloquy::store::mongo::{self, CHUNKS_DEFAULT, MongoOptions};
 use futures_util::future::join_all;
@@ -111,6 +114,19 @@ fn calm_crowd() -> Crowd {
         rest: Duration::from_millis(4),
         reads: 50,
         trouble: Trouble::None,
+    }
+}
+
+/// How long the cache may take to be in use again. Not a measure: a bound that keeps a broken test from hanging.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Goes on until the cache answers: only then is there something that a fault could make stale.
+async fn until_cached(load: &mut Load, replicas: &Replicas) {
+    const HITS: u64 = 20;
+    let (begun, enough) = (Instant::now(), replicas.hits().await + HITS);
+    while replicas.hits().await < enough {
+        assert!(begun.elapsed() < PATIENCE, "the cache is not in use");
+        load.rest(Duration::from_millis(20)).await;
     }
 }
 

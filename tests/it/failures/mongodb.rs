@@ -10,7 +10,10 @@ use crate::{
 };
 
 /// Events acknowledged before, between and after the faults of a round.
-const EVENTS: usize = 2_250;
+const EVENTS: usize = 2_230;
+
+/// Shorter than it takes a primary to step down.
+const ALONE: Duration = Duration::from_millis(400);
 
 /// From now until so many events more were acknowledged: the service answers again.
 async fn answers_again(load: &mut Load, what: &str) {
@@ -20,6 +23,22 @@ async fn answers_again(load: &mut Load, what: &str) {
         "{what}: 20 events were acknowledged within {:.1} s",
         since.elapsed().as_secs_f64()
     );
+}
+
+/// Kills the primary after a while in which nobody could follow it: what it has stored by itself goes with it, and must
+/// not have been acknowledged. Gives which it was.
+async fn kill_unreplicated(set: &mut ReplicaSet, load: &mut Load) -> usize {
+    let primary = set.wait_primary().await;
+    let followers = (0..3).filter(|&member| member != primary);
+    for follower in followers.clone() {
+        set.member(follower).stop_signal();
+    }
+    load.rest(ALONE).await;
+    set.member(primary).kill9();
+    for follower in followers {
+        set.member(follower).continue_signal();
+    }
+    primary
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,6 +74,12 @@ async fn no_failover_loses_or_doubles_an_acknowledged_event() {
         load.stage.timings.begin("primary continued");
         set.member(stopped).continue_signal();
         load.events(EVENTS / 2).await;
+        set.wait_all().await;
+
+        load.stage.timings.begin("killed with its followers held");
+        let killed = kill_unreplicated(&mut set, &mut load).await;
+        answers_again(&mut load, "kill -9 of a primary that nobody followed").await;
+        set.restart(killed).await;
         set.wait_all().await;
     }
     let stage = load.end().await;

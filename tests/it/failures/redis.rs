@@ -3,11 +3,14 @@
 
 use std::time::Duration;
 
-use super::{Load, Replicas, calm_crowd, rounds, settle::settle};
+use super::{Load, Replicas, calm_crowd, rounds, settle::settle, until_cached};
 use crate::{
     engines::{self, Engine, Redis},
     random::Random,
 };
+
+/// To compare with.
+const QUIET: Duration = Duration::from_millis(1_000);
 
 /// Longer than a replica needs to find back to a Redis, and the registry to be believed; so the cache is in use again.
 const RECOVERY: Duration = Duration::from_millis(1_500);
@@ -62,7 +65,10 @@ impl Fault {
                     load.rest(Duration::from_millis(8)).await;
                 }
             }
-            Self::Paused => told(redis, &format!("CLIENT PAUSE {ms}")).await,
+            Self::Paused => {
+                told(redis, &format!("CLIENT PAUSE {ms}")).await;
+                load.rest(time).await;
+            }
             Self::Slow => {
                 for _ in 0..ms / 150 {
                     redis.stop_signal();
@@ -87,14 +93,11 @@ async fn whatever_becomes_of_redis_no_read_is_stale_and_no_request_fails() {
     let url = redis.url();
     let replicas = Replicas::start(&mongodb, &[&url, &url], &[]).await;
     let mut load = Load::begin(replicas.urls(), calm_crowd(), &mut random);
-    load.rest(RECOVERY).await;
-    let mut hits = Vec::new();
     for _ in 0..rounds(1) {
         for fault in Fault::ALL {
             load.stage.timings.begin("quiet");
-            let before = replicas.hits().await;
-            load.rest(RECOVERY).await;
-            hits.push(replicas.hits().await - before);
+            until_cached(&mut load, &replicas).await;
+            load.rest(QUIET).await;
             let time = Duration::from_millis(300 + random.next() % 600);
             load.stage.timings.begin(&fault.name());
             fault.strike(&mut redis, &mut load, time).await;
@@ -105,12 +108,9 @@ async fn whatever_becomes_of_redis_no_read_is_stale_and_no_request_fails() {
     let stage = load.end().await;
     let stored = settle(&stage, &replicas, &mongodb).await;
     eprintln!(
-        "{} events acknowledged, {stored} stored; reads that the cache answered while all was quiet: {hits:?}\n{}",
+        "{} events acknowledged, {stored} stored
+{}",
         stage.acknowledged(),
         stage.timings
-    );
-    assert!(
-        hits.iter().all(|&hits| hits > 0),
-        "the cache was not in use: {hits:?}"
     );
 }

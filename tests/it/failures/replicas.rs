@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Crowd, Load, Replicas, Trouble, rounds, settle::settle};
+use super::{Crowd, Load, Replicas, Trouble, rounds, settle::settle, until_cached};
 use crate::{
     engines::{self, Redis},
     random::Random,
@@ -16,8 +16,13 @@ const EVENTS: usize = 700;
 async fn kill_replicas(cache: &str, kills: usize) {
     let mut random = Random::seeded();
     let mongodb = engines::mongodb().await;
-    // A killed replica is given up soon, so that the cache is in use again before the next one is killed.
-    let settings = ["cache_absence_ms_max=1000"];
+    let settings = [
+        // A killed replica is given up soon, so that the cache is in use again before the next one is killed.
+        "cache_absence_ms_max=1000",
+        // Clients that never rest keep the machine busy; Redis is to be used all the same.
+        "cache_call_ms_max=1000",
+        "cache_lease_ms=1000",
+    ];
     let mut replicas = Replicas::start(&mongodb, &[cache, cache], &settings).await;
     let crowd = Crowd {
         clients: 12,
@@ -28,9 +33,8 @@ async fn kill_replicas(cache: &str, kills: usize) {
     let mut load = Load::begin(replicas.urls(), crowd, &mut random);
     for kill in 0..kills {
         load.events(EVENTS / 2 + random.below(EVENTS / 2)).await;
-        let hits = replicas.hits().await;
-        while cache != "none" && replicas.hits().await == hits {
-            load.rest(Duration::from_millis(20)).await;
+        if cache != "none" {
+            until_cached(&mut load, &replicas).await;
         }
         load.stage.timings.begin("one replica");
         replicas.kill(kill % 2);
