@@ -8,8 +8,8 @@
 //! - A unit (the events of one request) is never split over two groups, so that its events keep their order.
 //! - A group that fails for a reason of its own, or panics the store, is driven again unit by unit, so that one
 //!   poisoned event never fails its neighbours. Appending is idempotent, so doing it twice is harmless. A store that
-//!   is away fails what is left of the group at once instead: asking it again for every unit would only make the wait
-//!   longer.
+//!   is away fails what is left of the group, and all that waits behind it, at once instead: asking it again for every
+//!   unit or group would only make them wait for one time-out after the other.
 //! - The queue is bounded in events and bytes; past that, [`Kind::Overloaded`].
 //! - A caller that goes away changes nothing for the others: its events are stored all the same.
 
@@ -169,6 +169,20 @@ impl Shared {
         state.bytes -= bytes;
         Some(group)
     }
+
+    /// Fails the units, and with a store that is away, those that wait for it. The error's source goes to one of them,
+    /// since whoever answers a caller logs it.
+    fn fail(&self, mut units: Vec<Unit>, mut error: Error) {
+        if error.kind() == Kind::Unavailable {
+            let mut state = self.lock();
+            units.extend(state.queue.drain(..));
+            (state.events, state.bytes) = (0, 0);
+        }
+        for unit in units {
+            let share = error.share();
+            unit.answer(Err(std::mem::replace(&mut error, share)));
+        }
+    }
 }
 
 /// The right to have a group under way; given back when the queue is empty, or when the flush is dropped.
@@ -198,11 +212,12 @@ impl Drop for Slot {
 async fn flush(mut slot: Slot) {
     let shared = Arc::clone(&slot.shared);
     while let Some(group) = shared.next_group(&mut slot) {
-        store_group(shared.store.as_ref(), group).await;
+        store_group(&shared, group).await;
     }
 }
 
-async fn store_group(store: &dyn Store, group: Vec<Unit>) {
+async fn store_group(shared: &Shared, group: Vec<Unit>) {
+    let store = shared.store.as_ref();
     let batch: Vec<Append> = group
         .iter()
         .flat_map(|unit| unit.appends.iter().cloned())
@@ -218,23 +233,23 @@ async fn store_group(store: &dyn Store, group: Vec<Unit>) {
         }
         Err(error) if error.kind() == Kind::Internal && group.len() > 1 => {
             tracing::warn!(error = %error, units = group.len(), "a group of appends failed; trying each by itself");
-            drive_each(store, group).await;
+            drive_each(shared, group).await;
         }
         Err(error) => {
             tracing::debug!(events = count, "a group of appends failed");
-            fail(group, error);
+            shared.fail(group, error);
         }
     }
 }
 
 /// Appends every unit by itself, up to the first one that finds the store away.
-async fn drive_each(store: &dyn Store, group: Vec<Unit>) {
+async fn drive_each(shared: &Shared, group: Vec<Unit>) {
     let mut units = group.into_iter();
     while let Some(unit) = units.next() {
-        match append(store, unit.appends.clone()).await {
+        match append(shared.store.as_ref(), unit.appends.clone()).await {
             Err(error) if error.kind() == Kind::Unavailable => {
                 let rest = std::iter::once(unit).chain(units).collect();
-                return fail(rest, error);
+                return shared.fail(rest, error);
             }
             outcome => unit.answer(outcome),
         }
@@ -255,14 +270,6 @@ async fn append(store: &dyn Store, batch: Vec<Append>) -> Outcomes {
             Kind::Internal,
             "the store panicked over a group of appends",
         )),
-    }
-}
-
-/// The source goes to one of them, since whoever answers a caller logs it.
-fn fail(group: Vec<Unit>, mut error: Error) {
-    for unit in group {
-        let share = error.share();
-        unit.answer(Err(std::mem::replace(&mut error, share)));
     }
 }
 

@@ -371,6 +371,24 @@ async fn a_store_that_is_away_fails_the_group_at_once() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_away_is_not_asked_for_what_waits_behind_the_group() {
+    let store = Scripted::new(|ids| match ids {
+        [id] if id == "first" => Deed::Fail(Kind::Unavailable),
+        _ => Deed::Store,
+    });
+    let (commit, first) = busy(&store, LIMITS).await;
+    let waiting = [&["a"], &["b"]].map(|ids| hand_over(&commit, unit(ids)));
+    store.open_gate();
+    fails_with(first, Kind::Unavailable).await;
+    for waiting in waiting {
+        fails_with(waiting, Kind::Unavailable).await;
+    }
+    assert_eq!(store.calls(), [["first"]]);
+    // It is asked again by whoever comes next, and the queue has its room back.
+    is_stored(hand_over(&commit, unit(&["later"])), &["later"]).await;
+}
+
+#[tokio::test]
 async fn a_store_that_goes_away_while_units_are_driven_again_is_not_asked_for_each() {
     let store = Scripted::new(|ids| match ids {
         [_, _, _] => Deed::Fail(Kind::Internal),
