@@ -48,6 +48,13 @@ impl Presence {
         }
     }
 
+    /// A replica got the answer to its word: from now on it waits, by itself, for those who do not know of it.
+    pub fn answered(&mut self, replica: usize, now_us: i64) {
+        if let Some(heard) = self.replicas.get_mut(&replica) {
+            heard.known_us = heard.known_us.min(now_us);
+        }
+    }
+
     /// Whether I3 does not cover what a replica writes now: it was cut off for longer than `absence_max`, or from its
     /// start, or for as long as a new registry waits.
     pub fn is_excepted(&self, replica: usize, now_us: i64) -> bool {

@@ -48,6 +48,8 @@ pub struct Schedule {
     age_max: Duration,
     unmarked_max: usize,
     trouble_percent: usize,
+    /// How fast time goes by, beside all else.
+    pace: u64,
     /// How often all that can go on does before time passes.
     drain_percent: usize,
 }
@@ -79,6 +81,7 @@ impl Schedule {
             age_max: *random.pick(&AGES_MAX),
             unmarked_max: *random.pick(&[1, 1_000]),
             trouble_percent: *random.pick(&[1, 3, 8]),
+            pace: *random.pick(&[1, 2, 3]),
             drain_percent: *random.pick(&[20, 50, 80]),
             random,
         }
@@ -124,14 +127,14 @@ impl Schedule {
         self.take_in_replicas().await;
         match self.random.below(100) {
             dice if dice < self.trouble_percent => self.trouble().await,
-            ..65 => drop(self.go_on()),
-            65..85 => self.call(),
+            ..55 => drop(self.go_on()),
+            55..75 => self.call(),
             _ => {
                 let ms = if self.random.chance(self.drain_percent) {
                     self.drain().await;
-                    *self.random.pick(&[1, 5, 15, 50])
+                    self.pace * *self.random.pick(&[1, 5, 10, 20])
                 } else {
-                    *self.random.pick(&[1, 1, 2, 5])
+                    self.pace * *self.random.pick(&[1, 1, 2, 4])
                 };
                 self.world.idle.pass(ms).await;
             }

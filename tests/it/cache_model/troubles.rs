@@ -157,7 +157,7 @@ impl Schedule {
 
     /// When something that went wrong is over.
     fn some_end(&mut self) -> Instant {
-        let ms = *self.random.pick(&[5, 10, 20, 30, 50, 100, 150, 300, 600]);
+        let ms = *self.random.pick(&[10, 30, 50, 100, 150, 200, 300, 400]);
         Instant::now() + Duration::from_millis(ms)
     }
 

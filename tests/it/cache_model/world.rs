@@ -245,7 +245,12 @@ impl State {
                 let answered = wire.answered.pop_front().unwrap();
                 let (replica, script) = (wire.replica, answered.script);
                 let heard = answered.answer.send(answered.value).is_ok();
-                if script != Script::Vouch {
+                if script == Script::Vouch {
+                    let now_us = self.redis.now_us(self.elapsed_us());
+                    if heard {
+                        self.presence.answered(replica, now_us);
+                    }
+                } else {
                     let late = if heard { "" } else { ", too late" };
                     self.note(format!("r{replica} {script:?} answered{late}"));
                 }
