@@ -100,13 +100,14 @@ const MUTANTS: [(&str, Mutation); 22] = [
     ),
 ];
 
-/// How many schedules it takes until one notices; `None`: none of so many.
-fn noticed_after(mutation: Mutation, schedules_max: u64) -> Option<u64> {
-    let (mut player, first_seed) = (Player::new(&[mutation]), some_seed());
+/// How many schedules it takes, from this seed on, until one notices; `None`: none of so many.
+fn noticed_after(mutation: Mutation, first_seed: u64, schedules_max: u64) -> Option<u64> {
+    let mut player = Player::new(&[mutation]);
     (0..schedules_max).find(|nth| player.play(first_seed + nth).violation.is_some())
 }
 
-/// Of the scripts that are broken, some that few schedules suffice for.
+/// Of the scripts that are broken, some that few schedules suffice for. The same schedules each time: whether chance
+/// finds a fault in so many of them is not what this asks.
 #[test]
 fn a_broken_script_is_noticed() {
     for name in [
@@ -115,7 +116,9 @@ fn a_broken_script_is_noticed() {
         "read ignores a set cut short",
     ] {
         let (_, mutation) = MUTANTS.into_iter().find(|(of, _)| *of == name).unwrap();
-        assert!(noticed_after(mutation, 1_000).is_some(), "{name}: nobody noticed");
+        let noticed = noticed_after(mutation, 1, 1_000);
+        println!("{name}: {noticed:?}");
+        assert!(noticed.is_some(), "{name}: nobody noticed");
     }
 }
 
@@ -125,7 +128,7 @@ fn every_broken_script_is_noticed() {
     let schedules_max = from_environment("COLLOQUY_TEST_CACHE_MODEL_ROUNDS").unwrap_or(2_000);
     let mut missed = Vec::new();
     for (name, mutation) in MUTANTS {
-        let noticed = noticed_after(mutation, schedules_max);
+        let noticed = noticed_after(mutation, some_seed(), schedules_max);
         println!("{name}: {noticed:?}");
         missed.extend(noticed.is_none().then_some(name));
     }
