@@ -133,6 +133,18 @@ impl Process {
         assert!(status.expect("kill runs").success());
     }
 
+    /// Whether each of its threads has: state T in /proc/PID/task/TID/stat, behind the name in parentheses.
+    fn has_stopped(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
+        threads.expect("it has threads").all(|thread| {
+            let stat = thread.and_then(|thread| std::fs::read_to_string(thread.path().join("stat")));
+            // One that is gone says nothing, either.
+            stat.map_or(true, |stat| {
+                stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"))
+            })
+        })
+    }
+
     fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("the engine can be waited for")
     }
@@ -157,9 +169,16 @@ pub trait Engine {
         self.process().kill9();
     }
 
-    /// SIGSTOP: it keeps its connections and says nothing.
+    /// SIGSTOP: it keeps its connections and says nothing, from when this returns: a thread of it that was running may
+    /// go on for a moment after the signal was sent.
     fn stop_signal(&mut self) {
-        self.process().signal("STOP");
+        let process = self.process();
+        process.signal("STOP");
+        let started = Instant::now();
+        while !process.has_stopped() {
+            assert!(started.elapsed() < PATIENCE, "it does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// SIGCONT.
