@@ -20,6 +20,7 @@ use crate::engines;
 
 mod answers;
 mod places;
+mod steps;
 
 /// Replicas over one store and one Redis.
 struct House {
