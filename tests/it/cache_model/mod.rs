@@ -29,7 +29,7 @@ use redis::{Mutation, VirtualRedis};
 use schedule::{Schedule, Told};
 use world::World;
 
-const ROUNDS: u64 = 200;
+const ROUNDS: u64 = 150;
 const STEPS: usize = 250;
 
 /// Lines of its trace that are shown of a schedule that fails; the last.

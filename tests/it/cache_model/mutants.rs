@@ -4,23 +4,15 @@ use colloquy::cache::link::Script;
 
 use super::{Player, from_environment, redis::Mutation, some_seed};
 
-/// Ways to break a script, each of which makes reads stale.
-const MUTANTS: [(&str, Mutation); 22] = [
+/// Ways to break a script, each of which makes reads stale, or the cache useless.
+///
+/// Not here are checks that another one stands in for: a write that `begin` did not mark is one whose token is lost, for
+/// `finish`; whom one script does not bury, the next one does; a set of events that was cut short is refused by `read`
+/// whatever `finish` adds to it; replicas left over in a new registry only make the others wait for them.
+const MUTANTS: [(&str, Mutation); 16] = [
     (
         "begin leaves the fill token",
         (Script::Begin, "redis.call('DEL', FILL)", ""),
-    ),
-    (
-        "begin marks nothing",
-        (
-            Script::Begin,
-            "redis.call('ZADD', PENDING, int(now + ARGV[2]), ARGV[1])",
-            "",
-        ),
-    ),
-    (
-        "begin buries nobody",
-        (Script::Begin, "bury(now)\nredis", "redis"),
     ),
     (
         "finish trusts a lost token",
@@ -30,7 +22,6 @@ const MUTANTS: [(&str, Mutation); 22] = [
         "finish does not drop",
         (Script::Finish, "or ARGV[2] == 'drop' then", "then"),
     ),
-    ("finish buries nobody", (Script::Finish, "bury(now)\nif", "if")),
     (
         "finish takes any version",
         (
@@ -44,10 +35,6 @@ const MUTANTS: [(&str, Mutation); 22] = [
         (Script::Finish, "state[1] == '1' or", ""),
     ),
     (
-        "finish adds to a set cut short",
-        (Script::Finish, "or redis.call('ZCARD', EVENTS) ~= n then", "then"),
-    ),
-    (
         "finish keeps what is older than all",
         (Script::Finish, "if complete == '0' and", "if false and"),
     ),
@@ -55,7 +42,6 @@ const MUTANTS: [(&str, Mutation); 22] = [
         "read ignores pending writes",
         (Script::Read, "redis.call('ZCARD', PENDING) > 0", "false"),
     ),
-    ("read buries nobody", (Script::Read, "bury(now)\nif", "if")),
     (
         "read ignores the generation",
         (Script::Read, "state[1] ~= ARGV[1] or", "not state[1] or"),
@@ -78,10 +64,6 @@ const MUTANTS: [(&str, Mutation); 22] = [
     ),
     ("forget drops nothing", (Script::Forget, "drop()\nredis", "redis")),
     ("vouch gives nobody up", (Script::Vouch, "given_up = true", "")),
-    (
-        "vouch keeps its registry",
-        (Script::Vouch, "redis.call('DEL', registry)", ""),
-    ),
     (
         "vouch resets nothing",
         (
@@ -110,11 +92,7 @@ fn noticed_after(mutation: Mutation, first_seed: u64, schedules_max: u64) -> Opt
 /// finds a fault in so many of them is not what this asks.
 #[test]
 fn a_broken_script_is_noticed() {
-    for name in [
-        "begin leaves the fill token",
-        "finish does not drop",
-        "read ignores a set cut short",
-    ] {
+    for name in ["begin leaves the fill token", "finish does not drop"] {
         let (_, mutation) = MUTANTS.into_iter().find(|(of, _)| *of == name).unwrap();
         let noticed = noticed_after(mutation, 1, 1_000);
         println!("{name}: {noticed:?}");
