@@ -21,7 +21,10 @@ use std::{
 
 use async_trait::async_trait;
 use redis::Value;
-use tokio::{task::JoinHandle, time::MissedTickBehavior};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior},
+};
 use uuid::Uuid;
 
 use super::{Begun, Cache, Change, Found, Health, Lease, Lookup, Query};
@@ -444,7 +447,8 @@ impl Drop for RedisCache {
 
 /// Does a replica's duties for as long as it lives.
 async fn duties(vouching: Arc<Vouching>, link: Arc<dyn Link>, every: Duration) {
-    let mut rounds = tokio::time::interval(every);
+    // The first round was done before anything else.
+    let mut rounds = tokio::time::interval_at(Instant::now() + every, every);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         rounds.tick().await;

@@ -116,12 +116,11 @@ pub(super) struct Remembered {
     word_ends: Instant,
 }
 
-/// What may be believed, and from when until when.
+/// What may be believed, and until when.
 #[derive(Clone)]
 pub(super) struct View {
     pub(super) wire: Arc<dyn Wire>,
     pub(super) generation: String,
-    from: Instant,
     until: Instant,
 }
 
@@ -205,7 +204,7 @@ impl Vouching {
         }
         let vouches = state.unmarked.is_empty() && state.overflowed.is_none();
         let view = state.view.as_ref().filter(|_| vouches);
-        let view = view.filter(|view| view.from <= now && now < view.until);
+        let view = view.filter(|view| now < view.until);
         view.cloned().ok_or(Doubt::Suspended)
     }
 
@@ -414,10 +413,11 @@ impl Vouching {
         let others_until = reply.others_us.map(|us| after(sent, us));
         // Nor does this one know who joins from now on, so it believes no longer than they wait.
         let until = sent + self.terms.lease;
-        state.view = (word == Word::Vouch).then(|| View {
+        // An answer from before the registry is open may not know of everybody yet.
+        let is_open = reply.open_us <= reply.now_us;
+        state.view = (word == Word::Vouch && is_open).then(|| View {
             wire: Arc::clone(wire),
             generation: reply.generation,
-            from: after(received, reply.open_us),
             until: others_until.map_or(until, |others| others.min(until)),
         });
         state.process = Some(Process {

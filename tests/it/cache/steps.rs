@@ -15,6 +15,27 @@ fn page() -> Query {
     }
 }
 
+/// A word of each replica lasts longer than a busy machine holds one up.
+fn options() -> RedisOptions {
+    RedisOptions {
+        lease: Duration::from_secs(2),
+        ..super::options()
+    }
+}
+
+/// Two replicas that believe Redis: the first one doubts it for a moment when the second joins.
+async fn two_replicas(options: RedisOptions) -> (House, Replica, Replica) {
+    let house = House::new().await;
+    let a = house.replica_with(options.clone()).await;
+    let b = house.replica_with(options).await;
+    for replica in [&a, &b] {
+        while let Lookup::Bypass = replica.cache.read(&key("nobody"), &page()).await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    (house, a, b)
+}
+
 /// What the cache says to a read of the whole session.
 async fn look(replica: &Replica) -> Lookup {
     replica.cache.read(&key("s"), &page()).await
@@ -48,11 +69,7 @@ async fn fill(house: &House, replica: &Replica, lease: Lease) {
 
 /// Two replicas, and an active session in the cache.
 async fn cached(options: RedisOptions) -> (House, Replica, Replica) {
-    let house = House::new().await;
-    let (a, b) = (
-        house.replica_with(options.clone()).await,
-        house.replica_with(options).await,
-    );
+    let (house, a, b) = two_replicas(options).await;
     a.open("s", r#"{"status":"active"}"#).await;
     b.read_cached("s", &PageQuery::default()).await;
     (house, a, b)
@@ -78,8 +95,7 @@ async fn while_a_write_is_announced_readers_ask_the_store_and_fill_nothing() {
 #[tokio::test]
 async fn a_fill_that_a_write_overtook_is_refused() {
     for finished in [false, true] {
-        let house = House::new().await;
-        let (a, b) = (house.replica().await, house.replica().await);
+        let (house, a, b) = two_replicas(options()).await;
         a.open("s", r#"{"status":"active"}"#).await;
         let lease = lease(&b).await;
         let begun = a.cache.begin(&key("s"), 1).await;
@@ -96,8 +112,7 @@ async fn a_fill_that_a_write_overtook_is_refused() {
 
 #[tokio::test]
 async fn one_reader_at_a_time_fills() {
-    let house = House::new().await;
-    let (a, b) = (house.replica().await, house.replica().await);
+    let (house, a, b) = two_replicas(options()).await;
     a.open("s", r#"{"status":"active"}"#).await;
     let lease = lease(&a).await;
     assert!(matches!(look(&b).await, Lookup::Miss(None)));
@@ -107,7 +122,7 @@ async fn one_reader_at_a_time_fills() {
 
 #[tokio::test]
 async fn a_writer_that_died_takes_the_entry_with_it() {
-    let (_house, a, b) = cached(RedisOptions {
+    let (house, a, b) = cached(RedisOptions {
         write_time_max: Duration::from_millis(30),
         ..options()
     })
@@ -123,7 +138,7 @@ async fn a_writer_that_died_takes_the_entry_with_it() {
     };
     // It was only slow: its change may be what the lease's holder did not see.
     a.cache.finish(dead, Change::Events(&[])).await;
-    fill(&_house, &b, lease).await;
+    fill(&house, &b, lease).await;
     assert!(matches!(look(&b).await, Lookup::Miss(_)));
 }
 
