@@ -10,11 +10,8 @@ use std::{
 
 use super::progress::{Progress, counted};
 use crate::{
-    domain::{
-        Error, EventFilter, Kind, Limit, Order, Session, SessionFilter, SessionId, SessionKey, Tenant,
-        conversation,
-    },
-    service::Service,
+    domain::{Error, Kind, Limit, Session, SessionFilter, SessionId, SessionKey, Tenant, conversation},
+    service::{PageQuery, Service},
 };
 
 /// Why an export stopped before its end.
@@ -112,11 +109,12 @@ impl Export<'_> {
         let mut line = Vec::with_capacity(64 * 1024);
         let (mut cursor, mut events, mut begun) = (None, 0, false);
         loop {
-            let filter = EventFilter::default();
-            let read = self
-                .service
-                .events(&key, filter, Order::Ascending, Limit::MAX, cursor.as_deref())
-                .await;
+            let query = PageQuery {
+                limit: Limit::MAX,
+                cursor: cursor.as_deref(),
+                ..PageQuery::default()
+            };
+            let read = self.service.events(&key, &query).await;
             let page = match read {
                 Err(error) if error.kind() == Kind::SessionErased && !begun => return Ok(()),
                 read => read?,

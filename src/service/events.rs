@@ -1,10 +1,10 @@
 //! The use cases of events.
 
-use super::{EventsPage, Service, writing};
+use super::{EventsPage, PageQuery, Service, writing};
 use crate::{
     domain::{
-        Appended, Cursor, Error, Event, EventFilter, EventId, EventPosition, EventQuery, Kind, Limit,
-        NewEvent, Order, Result, SessionKey,
+        Appended, Cursor, Error, Event, EventId, EventPosition, EventQuery, Kind, NewEvent, Result,
+        SessionKey,
     },
     store::Append,
 };
@@ -58,29 +58,29 @@ impl Service {
         }
     }
 
-    /// A page of a session's events.
-    pub async fn events(
-        &self,
-        key: &SessionKey,
-        filter: EventFilter,
-        order: Order,
-        limit: Limit,
-        cursor: Option<&str>,
-    ) -> Result<EventsPage> {
-        let cursors = Cursor::of_events(key, order, &filter);
-        let after = cursor.map(|text| cursors.read_event(text)).transpose()?;
-        let payload_bytes_max = self.limits.page_payload_bytes_max;
+    /// A page of a session's events, from the store.
+    pub async fn events(&self, key: &SessionKey, query: &PageQuery<'_>) -> Result<EventsPage> {
+        self.stored(key, &self.asked(key, query)?).await
+    }
+
+    /// What a caller's words for a page mean.
+    pub(super) fn asked(&self, key: &SessionKey, query: &PageQuery<'_>) -> Result<Asked> {
+        let cursors = Cursor::of_events(key, query.order, &query.filter);
         let query = EventQuery {
-            filter,
-            order,
-            after,
-            limit,
-            payload_bytes_max,
+            filter: query.filter.clone(),
+            order: query.order,
+            after: query.cursor.map(|text| cursors.read_event(text)).transpose()?,
+            limit: query.limit,
+            payload_bytes_max: self.limits.page_payload_bytes_max,
         };
-        let page = self.store.events(key, &query).await?;
+        Ok(Asked { cursors, query })
+    }
+
+    pub(super) async fn stored(&self, key: &SessionKey, asked: &Asked) -> Result<EventsPage> {
+        let page = self.store.events(key, &asked.query).await?;
         let last = page.items.last().filter(|_| page.has_more);
         Ok(EventsPage {
-            next_cursor: last.map(|event| cursors.event(&EventPosition::from(event))),
+            next_cursor: last.map(|event| asked.cursors.event(&EventPosition::from(event))),
             events: page.items,
         })
     }
@@ -89,4 +89,10 @@ impl Service {
     pub async fn event(&self, key: &SessionKey, id: &EventId) -> Result<Event> {
         self.store.event(key, id).await
     }
+}
+
+/// A page that is asked for, and the cursors that belong to it.
+pub(super) struct Asked {
+    pub(super) cursors: Cursor,
+    pub(super) query: EventQuery,
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{EventsPage, Service};
+use super::{EventsPage, Service, events::Asked};
 use crate::{
     cache::{Found, Lease, Lookup, Query},
-    domain::{Cursor, Event, EventFilter, EventQuery, Limit, Order, Result, Session, SessionKey},
+    domain::{Event, EventFilter, EventQuery, Limit, Order, Result, Session, SessionKey},
 };
 
 /// Which page of a session's events.
@@ -75,12 +75,13 @@ impl Service {
         key: &SessionKey,
         query: &PageQuery<'_>,
     ) -> Result<(SessionRead, EventsPage<EventRead>)> {
-        let lease = match self.look_up(key, query, true).await? {
+        let asked = self.asked(key, query)?;
+        let lease = match self.look_up(key, &asked, query.min_seq, true).await {
             Cached::Page(session, page) => return Ok((session, page)),
             Cached::Nothing(lease) => lease,
         };
         // The events first, so that the session is never older than the events beside it.
-        let page = self.stored_page(key, query).await?;
+        let page = self.stored_page(key, &asked).await?;
         let session = self.session(key).await?;
         self.fill(lease);
         Ok((SessionRead::Stored(Box::new(session)), page))
@@ -92,51 +93,44 @@ impl Service {
         key: &SessionKey,
         query: &PageQuery<'_>,
     ) -> Result<EventsPage<EventRead>> {
-        let lease = match self.look_up(key, query, false).await? {
+        let asked = self.asked(key, query)?;
+        let lease = match self.look_up(key, &asked, query.min_seq, false).await {
             Cached::Page(_, page) => return Ok(page),
             Cached::Nothing(lease) => lease,
         };
-        let page = self.stored_page(key, query).await?;
+        let page = self.stored_page(key, &asked).await?;
         self.fill(lease);
         Ok(page)
     }
 
-    async fn look_up(&self, key: &SessionKey, query: &PageQuery<'_>, session: bool) -> Result<Cached> {
-        let cursors = Cursor::of_events(key, query.order, &query.filter);
+    async fn look_up(&self, key: &SessionKey, asked: &Asked, min_seq: Option<i64>, session: bool) -> Cached {
         let query = Query {
-            order: query.order,
-            limit: query.limit,
-            after: query.cursor.map(|text| cursors.read_event(text)).transpose()?,
-            min_seq: query.min_seq,
+            order: asked.query.order,
+            limit: asked.query.limit,
+            after: asked.query.after.clone(),
+            min_seq,
             session,
-            filtered: query.filter != EventFilter::default(),
+            filtered: asked.query.filter != EventFilter::default(),
         };
-        Ok(match self.cache.read(key, &query).await {
+        match self.cache.read(key, &query).await {
             Lookup::Hit(page) => {
                 let session = SessionRead::Cached {
                     json: page.session,
                     version: page.version,
                 };
                 let events = page.events.into_iter().map(EventRead::Cached).collect();
-                let next_cursor = page.next.map(|position| cursors.event(&position));
+                let next_cursor = page.next.map(|position| asked.cursors.event(&position));
                 Cached::Page(session, EventsPage { events, next_cursor })
             }
             Lookup::Miss(Some(lease)) => {
                 Cached::Nothing(self.room_to_fill().map(|room| (lease, key.clone(), room)))
             }
             Lookup::Miss(None) | Lookup::Bypass => Cached::Nothing(None),
-        })
+        }
     }
 
-    async fn stored_page(&self, key: &SessionKey, query: &PageQuery<'_>) -> Result<EventsPage<EventRead>> {
-        let PageQuery {
-            filter,
-            order,
-            limit,
-            cursor,
-            ..
-        } = query;
-        let page = self.events(key, filter.clone(), *order, *limit, *cursor).await?;
+    async fn stored_page(&self, key: &SessionKey, asked: &Asked) -> Result<EventsPage<EventRead>> {
+        let page = self.stored(key, asked).await?;
         Ok(EventsPage {
             events: page.events.into_iter().map(EventRead::Stored).collect(),
             next_cursor: page.next_cursor,

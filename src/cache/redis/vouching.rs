@@ -396,10 +396,6 @@ impl Vouching {
 
     fn learn(&self, wire: &Arc<dyn Wire>, word: Word, reply: Reply, sent: Instant) {
         let received = Instant::now();
-        let after = |moment: Instant, us: i64| match u64::try_from(us - reply.now_us) {
-            Ok(ahead) => moment + Duration::from_micros(ahead),
-            Err(_) => moment,
-        };
         let mut state = self.lock();
         if !std::mem::replace(&mut state.answers, true) && std::mem::take(&mut state.failed) {
             tracing::info!("the cache answers again");
@@ -410,7 +406,10 @@ impl Vouching {
             // Who looked just before this replica joined does not know of it for as long.
             state.word_ends = received + self.terms.lease;
         }
-        let others_until = reply.others_us.map(|us| after(sent, us));
+        let others_until = reply.others_us.map(|us| {
+            let ahead = u64::try_from(us - reply.now_us).unwrap_or(0);
+            sent + Duration::from_micros(ahead)
+        });
         // Nor does this one know who joins from now on, so it believes no longer than they wait.
         let until = sent + self.terms.lease;
         // An answer from before the registry is open may not know of everybody yet.

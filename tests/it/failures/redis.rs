@@ -81,7 +81,8 @@ impl Fault {
     }
 }
 
-async fn told(redis: &Redis, command: &str) {
+/// Has Redis do something, which it must.
+pub async fn told(redis: &Redis, command: &str) {
     assert_eq!(redis.ask(command).await.expect("an answer"), "+OK\r\n");
 }
 

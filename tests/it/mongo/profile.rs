@@ -110,15 +110,18 @@ async fn use_everything(service: &Service) {
             .iter()
             .flat_map(|filter| [Order::Ascending, Order::Descending].map(|order| (filter, order)))
         {
-            let page = service
-                .events(key, filter.clone(), order, "1".parse().unwrap(), None)
-                .await
-                .unwrap();
-            let next = page.next_cursor.as_deref();
-            service
-                .events(key, filter.clone(), order, "1".parse().unwrap(), next)
-                .await
-                .unwrap();
+            let query = PageQuery {
+                filter: filter.clone(),
+                order,
+                limit: "1".parse().unwrap(),
+                ..PageQuery::default()
+            };
+            let page = service.events(key, &query).await.unwrap();
+            let next = PageQuery {
+                cursor: page.next_cursor.as_deref(),
+                ..query
+            };
+            service.events(key, &next).await.unwrap();
         }
         service.read_session(key, &PageQuery::default()).await.unwrap();
         service.event(key, &"a".parse().unwrap()).await.unwrap();

@@ -2,7 +2,7 @@
 
 use colloquy::{
     domain::Kind,
-    store::mongo::{self, CHUNKS_DEFAULT, MongoStore, State},
+    store::mongo::{self, CHUNKS_DEFAULT, Finding, MongoStore, Report, State},
 };
 use futures_util::future::join_all;
 use mongodb::{
@@ -13,12 +13,23 @@ use mongodb::{
 use super::{database, options};
 use crate::engines;
 
-async fn init(url: &str) -> mongo::Report {
+async fn init(url: &str) -> Report {
     mongo::init(url, &options(), CHUNKS_DEFAULT).await.unwrap()
 }
 
-async fn check(url: &str) -> mongo::Report {
+async fn check(url: &str) -> Report {
     mongo::check(url, &options()).await.unwrap()
+}
+
+/// The one finding that is wrong.
+fn only_wrong(report: &Report) -> &Finding {
+    let wrong: Vec<_> = report
+        .0
+        .iter()
+        .filter(|finding| finding.state == State::Wrong)
+        .collect();
+    assert_eq!(wrong.len(), 1, "{report}");
+    wrong[0]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,14 +137,9 @@ async fn what_is_there_but_different_is_reported_and_left_alone() {
         .build();
     events.create_index(other).await.unwrap();
     for report in [init(&url).await, check(&url).await] {
-        let wrong: Vec<_> = report
-            .0
-            .iter()
-            .filter(|finding| finding.state == State::Wrong)
-            .collect();
-        assert_eq!(wrong.len(), 1, "{report}");
-        assert!(wrong[0].what.contains("session_1_timestamp_1_seq_1"), "{report}");
-        assert!(wrong[0].what.contains("drop it"), "{report}");
+        let wrong = only_wrong(&report);
+        assert!(wrong.what.contains("session_1_timestamp_1_seq_1"), "{report}");
+        assert!(wrong.what.contains("drop it"), "{report}");
     }
     assert!(MongoStore::connect(&url, options()).await.is_err());
     events.drop_index("session_1_timestamp_1_seq_1").await.unwrap();
@@ -179,13 +185,8 @@ async fn the_collections_of_somebody_else_are_left_alone() {
     let theirs = database(&url).await.collection("sessions");
     theirs.insert_one(doc! { "cookie": "x" }).await.unwrap();
     for report in [init(&url).await, check(&url).await] {
-        let wrong: Vec<_> = report
-            .0
-            .iter()
-            .filter(|finding| finding.state == State::Wrong)
-            .collect();
-        assert_eq!(wrong.len(), 1, "{report}");
-        assert!(wrong[0].what.contains("not Colloquy's"), "{report}");
+        let wrong = only_wrong(&report);
+        assert!(wrong.what.contains("not Colloquy's"), "{report}");
     }
     theirs.insert_one(doc! { "cookie": "y" }).await.unwrap();
     assert_eq!(theirs.list_index_names().await.unwrap(), ["_id_"]);
