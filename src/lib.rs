@@ -6,6 +6,7 @@
 //! - [`domain`]: sessions, events, ids, pages, strict JSON, the kinds of failure. Pure.
 //! - [`store`]: where sessions and events live; the contract and its implementations.
 //! - [`cache`]: what of it is kept at hand, and how that never lies; none, or Redis.
+//! - [`archive`]: where ended sessions go, and how they are read there.
 //! - [`service`]: the use cases, and group commit.
 //! - [`api`]: the use cases over HTTP.
 //! - [`commands`]: import, export, init and check.
@@ -14,6 +15,7 @@
 
 pub mod api;
 pub mod app;
+pub mod archive;
 pub mod cache;
 pub mod commands;
 pub mod config;

@@ -55,6 +55,7 @@ codes! {
     MethodNotAllowed = 405 "method-not-allowed" "The path does not take this method";
     RequestTimeout = 408 "request-timeout" "The body did not arrive in time";
     SessionEnded = 409 "session-ended" "The session has ended";
+    SessionArchived = 409 "session-archived" "The session is archived";
     EventIdReused = 409 "event-id-reused" "The event id is taken by another event";
     SessionErased = 410 "session-erased" "The session was erased";
     VersionMismatch = 412 "version-mismatch" "The session has moved on";
@@ -64,6 +65,8 @@ codes! {
     Internal = 500 "internal-error" "Something went wrong on our side";
     Overloaded = 503 "overloaded" "Too much is waiting";
     StoreUnavailable = 503 "store-unavailable" "The store can't be reached";
+    ArchiveUnavailable = 503 "archive-unavailable" "The archive can't be reached";
+    ArchiveDamaged = 500 "archive-damaged" "The archive is damaged";
 }
 
 impl Code {
@@ -85,10 +88,13 @@ impl From<Kind> for Code {
             Kind::EventNotFound => Self::EventNotFound,
             Kind::SessionErased => Self::SessionErased,
             Kind::SessionEnded => Self::SessionEnded,
+            Kind::SessionArchived => Self::SessionArchived,
             Kind::EventIdReused => Self::EventIdReused,
             Kind::VersionMismatch => Self::VersionMismatch,
             Kind::Overloaded => Self::Overloaded,
             Kind::Unavailable => Self::StoreUnavailable,
+            Kind::ArchiveUnavailable => Self::ArchiveUnavailable,
+            Kind::ArchiveDamaged => Self::ArchiveDamaged,
             Kind::Internal => Self::Internal,
         }
     }

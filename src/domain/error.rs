@@ -29,6 +29,8 @@ pub enum Kind {
     SessionErased,
     /// The session has ended and takes no new events.
     SessionEnded,
+    /// The session is archived: it can't be changed there, and whether it has an event only the archive can tell.
+    SessionArchived,
     /// The event id is taken by an event with another type or payload.
     EventIdReused,
     /// The session's version is not the one the caller expected.
@@ -37,6 +39,10 @@ pub enum Kind {
     Overloaded,
     /// The store can't be reached or refused for now; the caller may try again.
     Unavailable,
+    /// The archive can't be reached or refused for now; the caller may try again.
+    ArchiveUnavailable,
+    /// What the archive holds is missing or is not what was written.
+    ArchiveDamaged,
     /// A fault of Colloquy's own.
     Internal,
 }

@@ -9,8 +9,10 @@
 //! - [`session`], [`event`]: the two records and what a caller may say about them.
 //! - [`conversation`]: a whole conversation on one line, as it is imported and exported.
 //! - [`page`]: order, limits, filters and cursors.
+//! - [`archive`]: the names of segments, and where in them a session's events are.
 //! - [`error`]: the kinds of failure; `api::problem` turns them into status codes.
 
+pub mod archive;
 pub mod conversation;
 pub mod error;
 pub mod event;
@@ -20,6 +22,7 @@ pub mod page;
 pub mod session;
 pub mod timestamp;
 
+pub use archive::{Day, Pointer, SegmentName};
 pub use conversation::Conversation;
 pub use error::{Error, FieldError, Kind, Result};
 pub use event::{Appended, Event, EventBatch, EventType, NewEvent};

@@ -87,7 +87,8 @@ impl Service {
 
     /// One event.
     pub async fn event(&self, key: &SessionKey, id: &EventId) -> Result<Event> {
-        self.store.event(key, id).await
+        let found = self.store.event(key, id).await?;
+        found.event.ok_or_else(|| Error::new(Kind::Internal, "not yet"))
     }
 }
 

@@ -7,10 +7,11 @@
 use async_trait::async_trait;
 
 use crate::domain::{
-    Appended, End, Event, EventId, EventQuery, Expected, NewEvent, Page, Result, Session, SessionKey,
-    SessionPatch, SessionQuery, Tenant, Timestamp,
+    Appended, End, Event, EventId, EventQuery, Expected, NewEvent, Page, Pointer, Result, Session,
+    SessionKey, SessionPatch, SessionQuery, Tenant, Timestamp,
 };
 
+pub mod catalog;
 pub mod mongo;
 mod refusal;
 pub mod sqlite;
@@ -33,6 +34,43 @@ pub struct Opened {
     pub session: Session,
     /// This call stored it; of any number of concurrent calls with one key, exactly one is told so.
     pub created: bool,
+}
+
+/// What the store has of a page of events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HotEvents {
+    pub items: Vec<Event>,
+    /// There are more hot ones behind these.
+    pub has_more: bool,
+    /// The session is archived: what is asked for is what lies there, and besides it these.
+    pub archived: Option<Pointer>,
+}
+
+impl From<Page<Event>> for HotEvents {
+    fn from(page: Page<Event>) -> Self {
+        Self {
+            items: page.items,
+            has_more: page.has_more,
+            archived: None,
+        }
+    }
+}
+
+/// What the store has of an event: itself, where it lies if not here, or both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HotEvent {
+    pub event: Option<Event>,
+    /// The session is archived: a copy that lies there is the event, and this one is not.
+    pub archived: Option<Pointer>,
+}
+
+impl From<Event> for HotEvent {
+    fn from(event: Event) -> Self {
+        Self {
+            event: Some(event),
+            archived: None,
+        }
+    }
 }
 
 /// What a round of [`Store::upkeep`] did.
@@ -109,14 +147,15 @@ pub trait Store: Send + Sync + 'static {
     async fn append(&self, batch: Vec<Append>) -> Result<Vec<Result<Appended>>>;
 
     /// A page of a session's events in `(timestamp, seq, eventId)` order or its reverse (I4), at a cost that does not
-    /// grow with the depth of the page.
-    async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<Page<Event>>;
+    /// grow with the depth of the page; and where to look for more, of an archived session. Every event of the session that
+    /// was acknowledged before the call is among those that lie here and those that the pointer leads to.
+    async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<HotEvents>;
 
-    /// One event.
+    /// One event; or, of an archived session, where to look for it.
     ///
     /// # Errors
-    /// [`Kind::EventNotFound`](crate::domain::Kind::EventNotFound).
-    async fn event(&self, key: &SessionKey, id: &EventId) -> Result<Event>;
+    /// [`Kind::EventNotFound`](crate::domain::Kind::EventNotFound), of a session that is not archived.
+    async fn event(&self, key: &SessionKey, id: &EventId) -> Result<HotEvent>;
 
     /// Whether the store can serve right now, asked of the database itself.
     async fn ping(&self) -> Result<()>;

@@ -20,6 +20,13 @@ pub(super) fn session_ended(id: &SessionId) -> Error {
     )
 }
 
+pub(super) fn session_archived(id: &SessionId) -> Error {
+    Error::new(
+        Kind::SessionArchived,
+        format!("session {id} is archived: restore it first"),
+    )
+}
+
 pub(super) fn event_not_found(session: &SessionId, id: &EventId) -> Error {
     Error::new(
         Kind::EventNotFound,

@@ -16,7 +16,7 @@ use colloquy::{
         SessionKey, SessionPatch, SessionQuery, Tenant, Timestamp,
     },
     service::{GroupCommit, GroupLimits},
-    store::{Append, Opened, Store, Upkeep},
+    store::{Append, HotEvent, HotEvents, Opened, Store, Upkeep},
 };
 use futures_util::FutureExt;
 use tokio::sync::Semaphore;
@@ -119,11 +119,11 @@ impl Store for Scripted {
         unreachable!("group commit only appends")
     }
 
-    async fn events(&self, _: &SessionKey, _: &EventQuery) -> Result<Page<Event>> {
+    async fn events(&self, _: &SessionKey, _: &EventQuery) -> Result<HotEvents> {
         unreachable!("group commit only appends")
     }
 
-    async fn event(&self, _: &SessionKey, _: &EventId) -> Result<Event> {
+    async fn event(&self, _: &SessionKey, _: &EventId) -> Result<HotEvent> {
         unreachable!("group commit only appends")
     }
 

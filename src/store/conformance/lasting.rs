@@ -88,7 +88,7 @@ pub async fn what_is_stored_comes_back_byte_for_byte(subject: &dyn Subject) {
 
         let one = event(&key, "e").holding(text);
         let stored = store_event(&store, one.clone()).await;
-        let read = store.event(&key, &the("e")).await.unwrap();
+        let read = store.event(&key, &the("e")).await.unwrap().event.unwrap();
         assert_eq!(stored.payload.as_str(), given.as_str());
         assert_eq!(read.payload.as_str(), given.as_str());
         assert_eq!(all_events(&store, &key).await, std::slice::from_ref(&read));
@@ -108,7 +108,7 @@ pub async fn the_largest_payload_and_the_deepest_fit(subject: &dyn Subject) {
     for (id, text) in [("large", &largest), ("deep", &deepest), ("arrays", &arrays)] {
         let stored = store_event(&store, event(&key, id).holding(text)).await;
         assert_eq!(stored.payload.as_str(), text);
-        let read = store.event(&key, &the(id)).await.unwrap();
+        let read = store.event(&key, &the(id)).await.unwrap().event.unwrap();
         assert_eq!(read, stored);
         assert!(
             append(&store, event(&key, id).holding(text))

@@ -278,7 +278,7 @@ impl History {
         match self.live(key) {
             None => assert!(refusals.contains(&kind(outcome))),
             Some((_, events)) => match events.iter().find(|event| event.id == id) {
-                Some(event) => assert_eq!(outcome.unwrap(), *event),
+                Some(event) => assert_eq!(outcome.unwrap().event, Some(event.clone())),
                 None => assert_eq!(kind(outcome), Kind::EventNotFound),
             },
         }

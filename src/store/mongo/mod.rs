@@ -23,9 +23,9 @@ use mongodb::{
     bson::{Document, doc},
 };
 
-use super::{Append, Opened, Store, Upkeep};
+use super::{Append, HotEvent, HotEvents, Opened, Store, Upkeep};
 use crate::domain::{
-    Appended, End, Error, Event, EventId, EventQuery, Expected, Kind, Page, Result, Session, SessionKey,
+    Appended, End, Error, EventId, EventQuery, Expected, Kind, Page, Result, Session, SessionKey,
     SessionPatch, SessionQuery, Tenant, Timestamp,
 };
 
@@ -257,14 +257,14 @@ impl Store for MongoStore {
         Ok(append::append(&call, &self.sequences, &self.concern, &batch).await?)
     }
 
-    async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<Page<Event>> {
+    async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<HotEvents> {
         let call = self.calls.begin().await?;
-        Ok(events::page(&call, key, query).await?)
+        Ok(events::page(&call, key, query).await?.into())
     }
 
-    async fn event(&self, key: &SessionKey, id: &EventId) -> Result<Event> {
+    async fn event(&self, key: &SessionKey, id: &EventId) -> Result<HotEvent> {
         let call = self.calls.begin().await?;
-        Ok(events::get(&call, key, id).await?)
+        Ok(events::get(&call, key, id).await?.into())
     }
 
     async fn ping(&self) -> Result<()> {

@@ -22,9 +22,9 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{Append, Opened, Store, Upkeep};
+use super::{Append, HotEvent, HotEvents, Opened, Store, Upkeep};
 use crate::domain::{
-    Appended, End, Error, Event, EventId, EventQuery, Expected, Kind, Page, Result, Session, SessionKey,
+    Appended, End, Error, EventId, EventQuery, Expected, Kind, Page, Result, Session, SessionKey,
     SessionPatch, SessionQuery, Tenant, Timestamp,
 };
 
@@ -289,16 +289,16 @@ impl Store for SqliteStore {
         self.writer.write(bytes, work).await
     }
 
-    async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<Page<Event>> {
+    async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<HotEvents> {
         let (key, query) = (key.clone(), query.clone());
         let work = move |connection: &_| events::page(connection, &key, &query);
-        self.readers.read(work).await
+        self.readers.read(work).await.map(HotEvents::from)
     }
 
-    async fn event(&self, key: &SessionKey, id: &EventId) -> Result<Event> {
+    async fn event(&self, key: &SessionKey, id: &EventId) -> Result<HotEvent> {
         let (key, id) = (key.clone(), id.clone());
         let work = move |connection: &_| events::get(connection, &key, &id);
-        self.readers.read(work).await
+        self.readers.read(work).await.map(HotEvent::from)
     }
 
     async fn ping(&self) -> Result<()> {

@@ -7,10 +7,10 @@ use async_trait::async_trait;
 use colloquy::{
     cache::{Begun, Cache, Change, Found, Health, Lease, Lookup, Query, RedisCache},
     domain::{
-        Appended, End, Error, Event, EventId, EventQuery, Expected, Kind, Limit, Page, Result, Session,
-        SessionKey, SessionPatch, SessionQuery, Tenant, Timestamp,
+        Appended, End, Error, EventId, EventQuery, Expected, Kind, Limit, Page, Result, Session, SessionKey,
+        SessionPatch, SessionQuery, Tenant, Timestamp,
     },
-    store::{Append, Opened, Store, Upkeep},
+    store::{Append, HotEvent, HotEvents, Opened, Store, Upkeep},
 };
 use tokio::time::Instant;
 
@@ -116,7 +116,7 @@ impl Store for GatedStore {
             .await
     }
 
-    async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<Page<Event>> {
+    async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<HotEvents> {
         let (key, query) = (key.clone(), query.clone());
         self.call("store.events", |memory| async move {
             memory.events(&key, &query).await
@@ -124,7 +124,7 @@ impl Store for GatedStore {
         .await
     }
 
-    async fn event(&self, key: &SessionKey, id: &EventId) -> Result<Event> {
+    async fn event(&self, key: &SessionKey, id: &EventId) -> Result<HotEvent> {
         self.memory.event(key, id).await
     }
 

@@ -14,7 +14,7 @@ use colloquy::{
         Appended, End, Error, Event, EventId, EventPosition, EventQuery, Expected, Kind, Order, Page, Result,
         Session, SessionKey, SessionPatch, SessionPosition, SessionQuery, Status, Tenant, Timestamp,
     },
-    store::{Append, Opened, Store, Upkeep},
+    store::{Append, HotEvent, HotEvents, Opened, Store, Upkeep},
 };
 
 /// What the store holds; whoever has it can look, past all gates.
@@ -257,14 +257,17 @@ impl Store for Memory {
         Ok(batch.into_iter().map(append).collect())
     }
 
-    async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<Page<Event>> {
-        self.with(key, |record| Ok(record.page(query)))
+    async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<HotEvents> {
+        self.with(key, |record| Ok(record.page(query).into()))
     }
 
-    async fn event(&self, key: &SessionKey, id: &EventId) -> Result<Event> {
+    async fn event(&self, key: &SessionKey, id: &EventId) -> Result<HotEvent> {
         self.with(key, |record| {
             let found = record.events.iter().find(|event| event.id == *id);
-            found.cloned().ok_or(refused(Kind::EventNotFound))
+            found
+                .cloned()
+                .map(HotEvent::from)
+                .ok_or(refused(Kind::EventNotFound))
         })
     }
 

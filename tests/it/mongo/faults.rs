@@ -259,7 +259,7 @@ async fn a_read_that_an_erasure_overtakes_says_so() {
                 store
                     .event(&key(id), &"e".parse().unwrap())
                     .await
-                    .map(|one| vec![one])
+                    .map(|one| one.event.into_iter().collect())
             }
         });
         let entered = doc! { "waitForFailPoint": "failCommand", "timesEntered": broken.failed + 1, "maxTimeMS": 10_000 };

@@ -1,0 +1,3 @@
+//! The archive: ended sessions leave the hot store for object storage, and stay readable.
+
+pub mod objects;

@@ -1,0 +1,158 @@
+//! Where a session's events are once they left the hot store: in a segment, a set of files that holds many ended
+//! sessions of one tenant and one day.
+
+use std::{fmt, str::FromStr};
+
+use time::{Date, Duration};
+use uuid::Uuid;
+
+use super::{id::Tenant, timestamp::Timestamp};
+
+/// A day in UTC, as days since 1970-01-01, within the years 0000 to 9999. Shown as `YYYY-MM-DD`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Day(i32);
+
+const DAY_MS: i64 = 86_400_000;
+const UNIX_EPOCH: Date = time::OffsetDateTime::UNIX_EPOCH.date();
+
+impl Day {
+    /// The day that an instant falls on.
+    pub fn of(at: Timestamp) -> Self {
+        // The years 0000 to 9999 have fewer than four million days.
+        Self(i32::try_from(at.unix_ms().div_euclid(DAY_MS)).unwrap_or_default())
+    }
+
+    /// The instant it begins.
+    pub fn start(self) -> Timestamp {
+        Timestamp::from_unix_ms(i64::from(self.0) * DAY_MS).unwrap_or(Timestamp::EPOCH)
+    }
+}
+
+impl fmt::Display for Day {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Within the range of the type, so the fallback is never taken.
+        let day = UNIX_EPOCH
+            .checked_add(Duration::days(i64::from(self.0)))
+            .unwrap_or(UNIX_EPOCH);
+        write!(
+            f,
+            "{:04}-{:02}-{:02}",
+            day.year(),
+            u8::from(day.month()),
+            day.day()
+        )
+    }
+}
+
+impl FromStr for Day {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let day = format!("{text}T00:00:00Z").parse().map(Self::of);
+        match day {
+            Ok(day) if day.to_string() == text => Ok(day),
+            _ => Err("must be a day such as 2026-01-31"),
+        }
+    }
+}
+
+/// Names a segment, for ever: `{tenant}.{YYYY-MM-DD}.{uuid}`, the day being the one on which its sessions ended. It
+/// is also the token of whoever claims sessions in order to write it, so it is never used twice.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentName {
+    tenant: Tenant,
+    day: Day,
+    id: Uuid,
+}
+
+impl SegmentName {
+    /// A name that nobody else has; later ones of a day sort after earlier ones.
+    pub fn new(tenant: Tenant, day: Day) -> Self {
+        Self {
+            tenant,
+            day,
+            id: Uuid::now_v7(),
+        }
+    }
+
+    pub fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+
+    pub fn day(&self) -> Day {
+        self.day
+    }
+}
+
+impl fmt::Display for SegmentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.tenant, self.day, self.id.simple())
+    }
+}
+
+impl FromStr for SegmentName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const RULE: &str = "must be the name of a segment, TENANT.YYYY-MM-DD.UUID";
+        let mut parts = text.rsplitn(3, '.');
+        let (id, day, tenant) = (parts.next(), parts.next(), parts.next());
+        let name = Self {
+            tenant: tenant.and_then(|text| text.parse().ok()).ok_or(RULE)?,
+            day: day.and_then(|text| text.parse().ok()).ok_or(RULE)?,
+            id: id.and_then(|text| text.parse().ok()).ok_or(RULE)?,
+        };
+        if name.to_string() == text {
+            Ok(name)
+        } else {
+            Err(RULE)
+        }
+    }
+}
+
+/// Where an archived session's events are: `rows` of the segment's events file from row `first_row` on, counted from
+/// zero, in `(timestamp, seq, eventId)` order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pointer {
+    pub segment: SegmentName,
+    pub first_row: u64,
+    pub rows: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_is_that_of_utc() {
+        let day = |text: &str| Day::of(text.parse().unwrap()).to_string();
+        assert_eq!(day("2026-09-01T23:59:59.999Z"), "2026-09-01");
+        assert_eq!(day("2026-09-01T23:30:00-01:00"), "2026-09-02");
+        assert_eq!(day("1969-12-31T23:59:59.999Z"), "1969-12-31");
+        assert_eq!(day("0000-01-01T00:00:00Z"), "0000-01-01");
+        assert_eq!(day("9999-12-31T23:59:59Z"), "9999-12-31");
+        let parsed: Day = "2026-02-28".parse().unwrap();
+        assert_eq!(parsed.start().to_string(), "2026-02-28T00:00:00.000Z");
+        for bad in ["2026-02-29", "2026-2-1", "", "2026-02-28T"] {
+            assert!(bad.parse::<Day>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_segments_name_reads_back() {
+        let day: Day = "2026-09-01".parse().unwrap();
+        let name = SegmentName::new("a.b~c".parse().unwrap(), day);
+        assert_eq!(name.to_string().parse(), Ok(name.clone()));
+        assert!(name.to_string().starts_with("a.b~c.2026-09-01."));
+        for bad in [
+            "",
+            "default",
+            "default.2026-09-01",
+            "default.2026-09-01.x",
+            ".2026-09-01.0198c0de7d1a70008000000000000001",
+            "default.2026-09-01.0198C0DE7D1A70008000000000000001",
+        ] {
+            assert!(bad.parse::<SegmentName>().is_err(), "{bad}");
+        }
+    }
+}
