@@ -1,14 +1,15 @@
 //! The command line. What the commands do is in [`colloquy::app`].
 
-use std::{error::Error, io::Write, path::PathBuf, process::ExitCode};
+use std::{error::Error, io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use colloquy::{
     api, app,
     app::AppError,
-    commands::import::Source,
+    archive::RunRequest,
+    commands::{archive::Task, import::Source},
     config::{Config, Sources},
-    domain::SessionId,
+    domain::{SessionId, Span},
     telemetry,
 };
 
@@ -75,10 +76,97 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Archive ended sessions, and look after the archive
+    Archive {
+        #[command(subcommand)]
+        command: ArchiveCommand,
+    },
     /// Rewrite the embedded store's file: frees space, and takes out the last traces of what was erased
     Compact,
     /// Print the OpenAPI document
     Openapi,
+}
+
+#[derive(Subcommand)]
+enum ArchiveCommand {
+    /// Archive what is due: claim, read, write, verify, commit, delete
+    Run {
+        /// Sessions that ended longer ago than this, such as 30d, 12h or 0s [default: archive_after]
+        #[arg(long, value_name = "SPAN")]
+        older_than: Option<Span>,
+        /// At most so many sessions
+        #[arg(long, value_name = "SESSIONS", value_parser = clap::value_parser!(u64).range(1..))]
+        limit: Option<u64>,
+        /// Only say how many sessions are due
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// List the newest runs, and what is left to do
+    List {
+        /// At most so many runs
+        #[arg(long, value_name = "RUNS", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+    },
+    /// Read every object and follow every pointer; exits with 1 if anything is wrong
+    Verify,
+    /// Bring a session back into the hot store; it is archived again later
+    Restore {
+        #[arg(value_name = "SESSION")]
+        session: String,
+    },
+    /// Take the bytes of erased sessions out of the archive
+    Rewrite,
+    /// Delete objects that nothing leads to
+    Sweep {
+        /// Only those older than this [default: archive_sweep_grace]
+        #[arg(long, value_name = "SPAN")]
+        grace: Option<Span>,
+    },
+    /// Delete days that are older than the retention, whole
+    Expire {
+        /// For how long days are kept [default: archive_retention]
+        #[arg(long, value_name = "SPAN")]
+        retention: Option<Span>,
+    },
+    /// Make a store that was lost know every archived session again, from the archive alone
+    Rebuild,
+}
+
+impl ArchiveCommand {
+    /// What to do, or what is wrong with the command line.
+    fn task(self, config: &Config) -> Result<Task, String> {
+        Ok(match self {
+            Self::Run {
+                older_than,
+                limit,
+                dry_run,
+            } => Task::Run(RunRequest {
+                older_than,
+                limit,
+                dry_run,
+            }),
+            Self::List { limit } => Task::List {
+                limit: usize::from(limit),
+            },
+            Self::Verify => Task::Verify,
+            Self::Restore { session } => Task::Restore(session_id(&session)?),
+            Self::Rewrite => Task::Rewrite,
+            Self::Sweep { grace } => Task::Sweep {
+                grace: grace.unwrap_or(config.archive_sweep_grace).get(),
+            },
+            Self::Expire { retention } => Task::Expire {
+                retention: retention
+                    .or(config.archive_retention.span())
+                    .ok_or("archive_retention is off: say how long to keep days with --retention")?,
+                tombstone: Duration::from_hours(24 * u64::from(config.tombstone_days)),
+            },
+            Self::Rebuild => Task::Rebuild,
+        })
+    }
+}
+
+fn session_id(text: &str) -> Result<SessionId, String> {
+    text.parse().map_err(|rule| format!("the session id {rule}"))
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -159,12 +247,9 @@ async fn run(command: Command, config: &Config) -> Result<ExitCode, AppError> {
             return Ok(exit_code(!summary.refused_any()));
         }
         Command::Export { session, output } => {
-            let only = match session.map(|id| id.parse::<SessionId>()).transpose() {
+            let only = match session.as_deref().map(session_id).transpose() {
                 Ok(only) => only,
-                Err(rule) => {
-                    eprintln!("colloquy: the session id {rule}");
-                    return Ok(ExitCode::from(EXIT_USAGE));
-                }
+                Err(wrong) => return Ok(usage(&wrong)),
             };
             let exported = app::export(config, only, output).await?;
             eprintln!("exported {exported}");
@@ -179,6 +264,15 @@ async fn run(command: Command, config: &Config) -> Result<ExitCode, AppError> {
             print(&overview.to_string());
             return Ok(exit_code(overview.is_ready()));
         }
+        Command::Archive { command } => {
+            let task = match command.task(config) {
+                Ok(task) => task,
+                Err(wrong) => return Ok(usage(&wrong)),
+            };
+            let report = app::archive(config, task).await?;
+            print(&format!("{}\n", report.words));
+            return Ok(exit_code(report.good));
+        }
         Command::Compact => {
             let (before, after) = app::compact(config).await?;
             print(&format!("compacted from {before} to {after} bytes\n"));
@@ -186,6 +280,11 @@ async fn run(command: Command, config: &Config) -> Result<ExitCode, AppError> {
         Command::Openapi => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn usage(wrong: &str) -> ExitCode {
+    eprintln!("colloquy: {wrong}");
+    ExitCode::from(EXIT_USAGE)
 }
 
 fn exit_code(good: bool) -> ExitCode {

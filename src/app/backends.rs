@@ -4,13 +4,17 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use super::AppError;
 use crate::{
+    archive::{
+        Archive, ArchiveOptions,
+        objects::{DirectoryObjects, Objects, S3Objects, S3Options},
+    },
     cache::{Cache, NoCache, RedisCache, RedisOptions},
     commands::check::{Checked, Overview, Standing},
-    config::{CacheUrl, Config, StoreUrl},
+    config::{ArchiveUrl, CacheUrl, Checksums, Config, StoreUrl},
     domain::{Limit, Result},
     service::{GroupLimits, Limits, Service},
     store::{
-        Store,
+        catalog::Catalog,
         mongo::{self, MongoOptions, MongoStore, Report},
         sqlite::{SqliteOptions, SqliteStore},
     },
@@ -21,7 +25,7 @@ use crate::{
 /// # Errors
 /// The store can't be opened, is another process's, was not initialised, or is none of ours.
 pub async fn open(config: &Config) -> Result<Service, AppError> {
-    let store: Arc<dyn Store> = match &config.store {
+    let store: Arc<dyn Catalog> = match &config.store {
         // Blocks, which nothing else has begun to mind at this point.
         StoreUrl::Sqlite(path) => Arc::new(SqliteStore::open(path, sqlite_options(config))?),
         StoreUrl::Mongo(url) => Arc::new(MongoStore::connect(url, mongo_options(config)).await?),
@@ -43,7 +47,65 @@ pub async fn open(config: &Config) -> Result<Service, AppError> {
         CacheUrl::None => Arc::new(NoCache),
         CacheUrl::Redis(url) => Arc::new(RedisCache::connect(url.clone(), redis_options(config)).await),
     };
-    Ok(Service::new(store, cache, limits))
+    let service = Service::new(Arc::clone(&store) as _, Arc::clone(&cache), limits);
+    Ok(match open_objects(config).await? {
+        Some(objects) => service.with_archive(Archive::new(store, cache, objects, archive_options(config))),
+        None => service,
+    })
+}
+
+/// The archive's objects, unless there is none.
+async fn open_objects(config: &Config) -> Result<Option<Arc<dyn Objects>>> {
+    Ok(match archive_url(config) {
+        ArchiveUrl::Auto | ArchiveUrl::None => None,
+        ArchiveUrl::Directory(path) => Some(Arc::new(DirectoryObjects::open(path)?)),
+        ArchiveUrl::S3 { bucket, prefix } => {
+            Some(Arc::new(S3Objects::connect(s3_options(config, bucket, prefix)).await?))
+        }
+    })
+}
+
+/// Where the archive is: beside the embedded store where nothing else is said, since the two belong together.
+pub(super) fn archive_url(config: &Config) -> ArchiveUrl {
+    match (&config.archive, &config.store) {
+        (ArchiveUrl::Auto, StoreUrl::Sqlite(path)) => ArchiveUrl::Directory(path.with_file_name("archive")),
+        (ArchiveUrl::Auto, StoreUrl::Mongo(_)) => ArchiveUrl::None,
+        (named, _) => named.clone(),
+    }
+}
+
+fn s3_options(config: &Config, bucket: String, prefix: String) -> S3Options {
+    S3Options {
+        bucket,
+        prefix,
+        endpoint: config.archive_s3_endpoint.get(),
+        region: config.archive_s3_region.get(),
+        path_style: config.archive_s3_path_style.get(),
+        attempt_time_max: Duration::from_millis(config.archive_attempt_ms_max),
+        call_time_max: Duration::from_millis(config.archive_call_ms_max),
+        attempts_max: config.archive_attempts_max,
+        part_bytes: config.archive_part_bytes,
+        checksums_when_required: config.archive_s3_checksums == Checksums::WhenRequired,
+        ..S3Options::default()
+    }
+}
+
+fn archive_options(config: &Config) -> ArchiveOptions {
+    ArchiveOptions {
+        after: config.archive_after.get(),
+        segment_sessions_max: config.archive_segment_sessions_max,
+        segment_bytes_target: config.archive_segment_bytes_target,
+        lease: Duration::from_millis(config.archive_lease_ms),
+        sessions_in_flight: config.archive_sessions_in_flight,
+        sessions_per_s_max: config.archive_sessions_per_s_max,
+        deletes_per_s_max: config.archive_deletes_per_s_max,
+        page_payload_bytes_max: config.page_payload_bytes_max,
+        footers_bytes_max: config.archive_footers_bytes_max,
+        tidy_again_after: config.archive_tidy_again_after.get(),
+        sweep_grace: config.archive_sweep_grace.get(),
+        runs_max: config.archive_runs_max,
+        ..ArchiveOptions::default()
+    }
 }
 
 fn sqlite_options(config: &Config) -> SqliteOptions {
@@ -69,6 +131,7 @@ fn mongo_options(config: &Config) -> MongoOptions {
         server_selection_max: Duration::from_millis(config.mongo_server_selection_ms_max),
         connect_time_max: Duration::from_millis(config.mongo_connect_ms_max),
         sequences_max: config.mongo_sequences_max,
+        append_settle: Duration::from_millis(config.mongo_append_settle_ms),
         ..MongoOptions::default()
     }
 }
@@ -117,6 +180,11 @@ pub async fn check(config: &Config) -> Overview {
             place: config.cache.to_string(),
             found: check_cache(config).await,
         },
+        Checked {
+            backend: "archive",
+            place: archive_url(config).to_string(),
+            found: check_archive(config).await,
+        },
     ])
 }
 
@@ -136,6 +204,18 @@ async fn check_cache(config: &Config) -> Result<Standing> {
         CacheUrl::Redis(url) => RedisCache::check(url.clone(), &redis_options(config))
             .await
             .map(Standing::good),
+    }
+}
+
+async fn check_archive(config: &Config) -> Result<Standing> {
+    match archive_url(config) {
+        ArchiveUrl::Directory(path) if !path.exists() => Ok(Standing::good(
+            "nothing is there yet: the directory is made when it is first used",
+        )),
+        _ => match open_objects(config).await? {
+            None => Ok(Standing::good("none: nothing is archived")),
+            Some(objects) => Ok(Standing::good(objects.check().await?)),
+        },
     }
 }
 

@@ -21,15 +21,17 @@ use crate::{
         server::{BoundServer, ServerLimits},
     },
     commands::{
+        archive::{self, Report, Task},
         export::{self, ExportError, Exported},
         import::{self, ImportError, ImportLimits, Input, Source, Summary},
     },
     config::Config,
-    domain::{Error, SessionId, Tenant},
+    domain::{Error, Kind, SessionId, Tenant},
     service::Service,
 };
 
 mod backends;
+mod chores;
 
 pub use backends::{check, compact, init, open};
 
@@ -110,17 +112,15 @@ async fn serve_on(
     if let Some(path) = address_file {
         write_whole(path, &url).map_err(|error| AppError::Write(path.display().to_string(), error))?;
     }
-    tracing::info!(store = %config.store, cache = %config.cache, "Colloquy {} serves {url}", env!("CARGO_PKG_VERSION"));
+    let archive = backends::archive_url(config);
+    tracing::info!(store = %config.store, cache = %config.cache, %archive, "Colloquy {} serves {url}", env!("CARGO_PKG_VERSION"));
     tracing::info!("try it in a browser: {url}/docs");
-    let upkeep = tokio::spawn(upkeep(
-        service.clone(),
-        Duration::from_millis(config.upkeep_every_ms),
-    ));
+    let chores = chores::begin(service, config);
     let served = server
         .serve(endpoint, limits, stop)
         .await
         .map_err(AppError::Server);
-    upkeep.abort();
+    chores.end();
     served
 }
 
@@ -146,26 +146,6 @@ fn partial(path: &Path) -> PathBuf {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
     partial.into()
-}
-
-/// Does the store's chores at start and then every so often.
-async fn upkeep(service: Service, every: Duration) {
-    let mut rounds = tokio::time::interval(every);
-    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        rounds.tick().await;
-        match service.upkeep().await {
-            Ok(done) if done == crate::store::Upkeep::default() => {}
-            Ok(done) => tracing::info!(
-                events_deleted = done.events_deleted,
-                tombstones_dropped = done.tombstones_dropped,
-                "upkeep"
-            ),
-            Err(error) => {
-                tracing::warn!(%error, source = ?std::error::Error::source(&error), "upkeep failed")
-            }
-        }
-    }
 }
 
 /// Resolves at the first SIGTERM or Ctrl-C; a second one ends the process at once, for a person in a hurry.
@@ -204,6 +184,26 @@ pub async fn import(config: &Config, source: Source) -> Result<Summary, AppError
     let summary = import::import(service.clone(), Tenant::default(), input, limits).await;
     service.close().await;
     Ok(summary?)
+}
+
+/// `colloquy archive …`.
+///
+/// # Errors
+/// The store can't be opened, or as [`archive::perform`].
+pub async fn archive(config: &Config, task: Task) -> Result<Report, AppError> {
+    // To a store that was lost, archived sessions are brought back by a rebuild.
+    if !matches!(task, Task::Rebuild) {
+        backends::must_exist(config)?;
+    }
+    let service = open(config).await?;
+    let performed = tokio::select! {
+        performed = archive::perform(&service, task) => performed,
+        () = stop_signal().map_err(AppError::Server)? => {
+            Err(Error::new(Kind::Unavailable, "interrupted; run it again to go on"))
+        }
+    };
+    service.close().await;
+    Ok(performed?)
 }
 
 /// `colloquy export`, to a file or to standard output.

@@ -1,3 +1,256 @@
-//! The archive: ended sessions leave the hot store for object storage, and stay readable.
+//! The archive: ended sessions leave the hot store for object storage, and stay readable through the same API.
+//!
+//! - [`objects`]: where the files lie: a directory, or S3.
+//! - [`segment`]: the files themselves: Parquet, many sessions in each.
+//! - `read`: an archived session as its readers see it, which is as before.
+//! - `archiver`: the phases in which sessions get there: claim, read, write, verify, commit, delete.
+//! - `tidy`: what a run that died left behind, and events that came late.
+//! - `restore`, `rewrite`, `retention`, `sweep`, `verify`, `rebuild`: the upkeep of what is there.
+//! - `run`: one run of the archiver, from its options to its record.
+//!
+//! Who may do what to a session at a moment is decided in the store alone ([`catalog`](crate::store::catalog)); so any
+//! number of processes may do any of this at once, and each of them may die anywhere.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::{BoxFuture, join_all};
+
+use crate::{
+    cache::{Cache, Change},
+    domain::{Error, Kind, Result, SessionKey, Timestamp},
+    store::catalog::Catalog,
+};
+
+mod archiver;
+mod delete;
+mod erasures;
 pub mod objects;
+mod pace;
+mod read;
+mod rebuild;
+mod restore;
+mod retention;
+mod rewrite;
+mod run;
+pub mod segment;
+mod sweep;
+mod tally;
+mod tidy;
+mod verify;
+
+use objects::{ObjectError, ObjectErrorKind, Objects};
+pub use rebuild::Rebuilt;
+pub use retention::Expired;
+pub use rewrite::Rewritten;
+pub use run::{Counts, Progress, RunRecord, RunRequest, RunStatus, Trigger};
+use segment::{SegmentOptions, SegmentReader};
+pub use sweep::Swept;
+pub use tally::{Requests, Tally};
+pub use verify::{Fault, Verified};
+
+/// The limits of an [`Archive`].
+#[derive(Debug, Clone)]
+pub struct ArchiveOptions {
+    /// How long after its end a session is archived, where a run does not say.
+    pub after: Duration,
+    /// Sessions in a segment; at least one.
+    pub segment_sessions_max: usize,
+    /// Compressed bytes of events after which a segment takes no further session.
+    pub segment_bytes_target: u64,
+    pub segment: SegmentOptions,
+    /// How long a claim of sessions lasts; it is made to last longer while work on them goes on.
+    pub lease: Duration,
+    /// Sessions of a segment that are read, and whose events are deleted, at the same time; at least one.
+    pub sessions_in_flight: usize,
+    /// Sessions archived a second, by a run; 0 is as fast as it goes.
+    pub sessions_per_s_max: u32,
+    /// Hot events deleted a second, by a run; 0 is as fast as it goes.
+    pub deletes_per_s_max: u32,
+    /// Payload on a page that is read at once, in bytes.
+    pub page_payload_bytes_max: usize,
+    /// Footers of segments kept in memory, in bytes.
+    pub footers_bytes_max: usize,
+    /// When a session is looked at once more for events that came late.
+    pub tidy_again_after: Duration,
+    /// How old an object without a use must be before it is deleted.
+    pub sweep_grace: Duration,
+    /// Runs of this process at the same time; at least one.
+    pub runs_max: usize,
+}
+
+impl Default for ArchiveOptions {
+    fn default() -> Self {
+        const MIB: usize = 1024 * 1024;
+        Self {
+            after: Duration::from_hours(30 * 24),
+            segment_sessions_max: 20_000,
+            segment_bytes_target: 128 * MIB as u64,
+            segment: SegmentOptions::default(),
+            lease: Duration::from_mins(10),
+            sessions_in_flight: 8,
+            sessions_per_s_max: 0,
+            deletes_per_s_max: 0,
+            page_payload_bytes_max: 4 * MIB,
+            footers_bytes_max: 32 * MIB,
+            tidy_again_after: Duration::from_mins(10),
+            sweep_grace: Duration::from_hours(24),
+            runs_max: 2,
+        }
+    }
+}
+
+/// The archive of a store. Clones share everything.
+#[derive(Clone)]
+pub struct Archive(Arc<Inner>);
+
+struct Inner {
+    catalog: Arc<dyn Catalog>,
+    cache: Arc<dyn Cache>,
+    objects: Arc<dyn Objects>,
+    reader: SegmentReader,
+    options: ArchiveOptions,
+    /// What there is to say in `/metrics`.
+    counters: Counters,
+    runs: run::Runs,
+    stopping: AtomicBool,
+}
+
+/// What the archive has met and done since the process began.
+#[derive(Debug, Default)]
+struct Counters {
+    reads: AtomicU64,
+    reads_unavailable: AtomicU64,
+    reads_damaged: AtomicU64,
+    sessions_archived: AtomicU64,
+    events_archived: AtomicU64,
+    runs_failed: AtomicU64,
+}
+
+impl Archive {
+    pub fn new(
+        catalog: Arc<dyn Catalog>,
+        cache: Arc<dyn Cache>,
+        objects: Arc<dyn Objects>,
+        options: ArchiveOptions,
+    ) -> Self {
+        let reader = SegmentReader::new(Arc::clone(&objects), options.footers_bytes_max);
+        let runs = run::Runs::new(options.runs_max);
+        Self(Arc::new(Inner {
+            catalog,
+            cache,
+            objects,
+            reader,
+            options,
+            counters: Counters::default(),
+            runs,
+            stopping: AtomicBool::new(false),
+        }))
+    }
+
+    /// The store, as the archive sees it.
+    pub fn catalog(&self) -> Arc<dyn Catalog> {
+        Arc::clone(&self.0.catalog)
+    }
+
+    /// What it counted since the process began, by the name of the metric without its prefix.
+    pub fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let counters = &self.0.counters;
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        vec![
+            ("reads_total", "Reads of archived sessions.", of(&counters.reads)),
+            (
+                "read_errors_unavailable_total",
+                "Reads of archived sessions that failed because the archive could not be reached.",
+                of(&counters.reads_unavailable),
+            ),
+            (
+                "read_errors_damaged_total",
+                "Reads of archived sessions that found an object missing or damaged.",
+                of(&counters.reads_damaged),
+            ),
+            (
+                "sessions_total",
+                "Sessions that this process archived.",
+                of(&counters.sessions_archived),
+            ),
+            (
+                "events_total",
+                "Events that this process archived.",
+                of(&counters.events_archived),
+            ),
+            (
+                "runs_failed_total",
+                "Runs of the archiver that failed.",
+                of(&counters.runs_failed),
+            ),
+        ]
+    }
+
+    /// Asks what is under way to stop where it may: between two sessions. Everything can be gone on with later.
+    pub fn stop(&self) {
+        self.0.stopping.store(true, Ordering::Relaxed);
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Runs a write to sessions with the cache in front: told before the store is asked, and told what came of it before
+    /// anyone else is, as every write of the service is. Without this a cached session could outlast what it shows.
+    async fn changing<T>(
+        &self,
+        keys: &[&SessionKey],
+        work: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        let cache = &self.0.cache;
+        let mut begun: Vec<BoxFuture<'_, _>> = Vec::with_capacity(keys.len());
+        for key in keys {
+            begun.push(cache.begin(key, 0));
+        }
+        let begun = join_all(begun).await;
+        let outcome = work.await;
+        let change = match &outcome {
+            Ok(_) => Change::Replaced,
+            Err(_) => Change::Unknown,
+        };
+        let mut finished: Vec<BoxFuture<'_, _>> = Vec::with_capacity(keys.len());
+        for begun in begun {
+            finished.push(cache.finish(begun, change));
+        }
+        join_all(finished).await;
+        outcome
+    }
+}
+
+/// The store's clock is what counts where it matters; this one is for ages of days.
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let ms = since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
+    Timestamp::from_unix_ms(ms).unwrap_or(Timestamp::EPOCH)
+}
+
+fn ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl From<ObjectError> for Error {
+    fn from(error: ObjectError) -> Self {
+        let kind = match error.kind {
+            ObjectErrorKind::NotFound | ObjectErrorKind::Damaged => Kind::ArchiveDamaged,
+            ObjectErrorKind::AlreadyExists => Kind::Internal,
+            ObjectErrorKind::Denied | ObjectErrorKind::Unavailable => Kind::ArchiveUnavailable,
+        };
+        let detail = match kind {
+            Kind::ArchiveDamaged => "an object of the archive is missing or damaged",
+            Kind::ArchiveUnavailable => "the archive can't be reached; try again shortly",
+            _ => "the archive refused a write",
+        };
+        Self::new(kind, detail).with_source(error)
+    }
+}

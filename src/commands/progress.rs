@@ -24,19 +24,30 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// `total_bytes` is what there is to do, where that is known.
-    pub fn new(total_bytes: Option<u64>) -> Self {
+    /// Of bytes; `total` is what there is to do, where that is known.
+    pub fn new(total: Option<u64>) -> Self {
+        match total {
+            Some(total) => Self::with(
+                ProgressBar::new(total),
+                "{bar:30} {percent:>3}%  {bytes}/{total_bytes}  {msg}  {elapsed} (eta {eta})",
+            ),
+            None => Self::with(ProgressBar::new_spinner(), "{spinner} {bytes}  {msg}  {elapsed}"),
+        }
+    }
+
+    /// Of things that are counted in words; `total` is how many there are, where that is known.
+    pub fn of_things(total: Option<u64>) -> Self {
+        match total {
+            Some(total) => Self::with(
+                ProgressBar::new(total),
+                "{bar:30} {percent:>3}%  {msg}  {elapsed} (eta {eta})",
+            ),
+            None => Self::with(ProgressBar::new_spinner(), "{spinner} {msg}  {elapsed}"),
+        }
+    }
+
+    fn with(bar: ProgressBar, template: &str) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        let (bar, template) = match total_bytes {
-            Some(total) => {
-                let bar = ProgressBar::new(total);
-                (
-                    bar,
-                    "{bar:30} {percent:>3}%  {bytes}/{total_bytes}  {msg}  {elapsed} (eta {eta})",
-                )
-            }
-            None => (ProgressBar::new_spinner(), "{spinner} {bytes}  {msg}  {elapsed}"),
-        };
         bar.set_draw_target(if terminal {
             ProgressDrawTarget::stderr()
         } else {
@@ -52,9 +63,9 @@ impl Progress {
         }
     }
 
-    /// Says that `bytes` more are done, and what the count is now.
-    pub fn advance(&self, bytes: u64, message: impl FnOnce() -> String) {
-        self.bar.inc(bytes);
+    /// Says that so many more are done, and what the count is now.
+    pub fn advance(&self, more: u64, message: impl FnOnce() -> String) {
+        self.bar.inc(more);
         match &self.plain {
             None => self.bar.set_message(message()),
             Some(last) => {

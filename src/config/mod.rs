@@ -11,12 +11,17 @@ use std::{ffi::OsString, fmt, path::PathBuf};
 
 use given::{Given, number, text};
 
-use crate::telemetry::{LogFilter, LogFormat};
+use crate::{
+    domain::{Span, SpanOrOff},
+    telemetry::{LogFilter, LogFormat},
+};
 
 mod address;
+mod archive;
 mod given;
 
 pub use address::{CacheUrl, KeyPrefix, Listen, Redacted, StoreUrl};
+pub use archive::{ArchiveUrl, Checksums, OrDefault, PathStyle};
 
 /// The defaults with their comments: the file `config.default.toml`.
 pub const DEFAULTS: &str = include_str!("../../config.default.toml");
@@ -91,6 +96,7 @@ config! {
     mongo_server_selection_ms_max: u64 = number(100..=60_000);
     mongo_connect_ms_max: u64 = number(100..=60_000);
     mongo_sequences_max: usize = number(1_024..=10_000_000);
+    mongo_append_settle_ms: u64 = number(1..=60_000);
     mongo_chunks: u32 = number(1..=65_536);
     cache: CacheUrl = text;
     cache_prefix: KeyPrefix = text;
@@ -105,6 +111,29 @@ config! {
     cache_absence_ms_max: u64 = number(1_000..=600_000);
     cache_gathering_ms: u64 = number(0..=60_000);
     cache_unmarked_max: usize = number(100..=1_000_000);
+    archive: ArchiveUrl = text;
+    archive_every: SpanOrOff = text;
+    archive_after: Span = text;
+    archive_retention: SpanOrOff = text;
+    session_idle_timeout: SpanOrOff = text;
+    archive_segment_sessions_max: usize = number(1..=1_000_000);
+    archive_segment_bytes_target: u64 = number(64 * KIB..=16 * 1024 * MIB);
+    archive_lease_ms: u64 = number(100..=86_400_000);
+    archive_sessions_in_flight: usize = number(1..=256);
+    archive_sessions_per_s_max: u32 = number(0..=1_000_000);
+    archive_deletes_per_s_max: u32 = number(0..=10_000_000);
+    archive_tidy_again_after: Span = text;
+    archive_sweep_grace: Span = text;
+    archive_runs_max: usize = number(1..=64);
+    archive_footers_bytes_max: usize = number(MIB..=4 * 1024 * MIB);
+    archive_attempt_ms_max: u64 = number(100..=600_000);
+    archive_call_ms_max: u64 = number(100..=3_600_000);
+    archive_attempts_max: u32 = number(1..=100);
+    archive_part_bytes: usize = number(5 * MIB..=1024 * MIB);
+    archive_s3_endpoint: OrDefault = text;
+    archive_s3_region: OrDefault = text;
+    archive_s3_path_style: PathStyle = text;
+    archive_s3_checksums: Checksums = text;
     append_queue_events_max: usize = number(500..=10_000_000);
     append_queue_bytes_max: usize = number(MIB..=16 * 1024 * MIB);
     append_group_events_max: usize = number(1..=100_000);
@@ -159,6 +188,7 @@ impl Config {
         at_most!(mongo_server_selection_ms_max, mongo_call_ms_max);
         at_most!(mongo_call_ms_max, cache_write_ms_max);
         at_most!(cache_lease_ms, cache_absence_ms_max);
+        at_most!(archive_attempt_ms_max, archive_call_ms_max);
         at_most!(append_group_events_max, append_queue_events_max);
         at_most!(append_group_bytes_max, append_queue_bytes_max);
         at_most!(body_bytes_max, bodies_bytes_max);

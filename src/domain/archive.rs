@@ -82,6 +82,15 @@ impl SegmentName {
     pub fn day(&self) -> Day {
         self.day
     }
+
+    /// When the name was made, by the clock of whoever made it.
+    pub fn begun_at(&self) -> Timestamp {
+        let seconds_and_ns = self.id.get_timestamp().map(|at| at.to_unix());
+        let ms = seconds_and_ns.map(|(s, ns)| i64::try_from(s * 1_000 + u64::from(ns) / 1_000_000));
+        ms.and_then(Result::ok)
+            .and_then(Timestamp::from_unix_ms)
+            .unwrap_or(Timestamp::EPOCH)
+    }
 }
 
 impl fmt::Display for SegmentName {

@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use super::{
-    error::Result,
+    error::{Error, Kind, Result},
     id::{EventId, SessionId},
     json::{Fields, JsonObject, ObjectWriter, elements, parsed},
     timestamp::Timestamp,
@@ -125,6 +125,26 @@ impl Event {
         object.json("payload", &self.payload);
         object.plain("timestamp", self.timestamp);
         object.end();
+    }
+
+    /// The outcome of appending `new` under this event's id.
+    ///
+    /// # Errors
+    /// [`Kind::EventIdReused`].
+    pub fn appended_again(self, new: &NewEvent) -> Result<Appended> {
+        if self.is_replayed_by(&new.event_type, &new.payload) {
+            return Ok(Appended {
+                event: self,
+                replayed: true,
+            });
+        }
+        Err(Error::new(
+            Kind::EventIdReused,
+            format!(
+                "session {} has an event {} already, with another type or payload",
+                self.session, self.id
+            ),
+        ))
     }
 
     /// Whether appending `new` again is a replay of this event rather than a clash with it. The timestamp does

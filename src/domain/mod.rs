@@ -6,6 +6,7 @@
 //! - [`id`]: the names of sessions, events, users and tenants.
 //! - [`timestamp`]: an instant, to the millisecond.
 //! - [`json`]: strict JSON in, compact JSON out; nothing is rounded or silently dropped.
+//! - [`span`]: spans of time as people write them.
 //! - [`session`], [`event`]: the two records and what a caller may say about them.
 //! - [`conversation`]: a whole conversation on one line, as it is imported and exported.
 //! - [`page`]: order, limits, filters and cursors.
@@ -20,6 +21,7 @@ pub mod id;
 pub mod json;
 pub mod page;
 pub mod session;
+pub mod span;
 pub mod timestamp;
 
 pub use archive::{Day, Pointer, SegmentName};
@@ -35,4 +37,5 @@ pub use page::{
 pub use session::{
     End, EndStatus, Expected, Language, NewSession, OpenStatus, Session, SessionPatch, Status,
 };
+pub use span::{Span, SpanOrOff};
 pub use timestamp::Timestamp;

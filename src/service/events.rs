@@ -1,12 +1,14 @@
 //! The use cases of events.
 
+use std::sync::Arc;
+
 use super::{EventsPage, PageQuery, Service, writing};
 use crate::{
     domain::{
-        Appended, Cursor, Error, Event, EventId, EventPosition, EventQuery, Kind, NewEvent, Result,
+        Appended, Cursor, Error, Event, EventId, EventPosition, EventQuery, Kind, NewEvent, Page, Result,
         SessionKey,
     },
-    store::Append,
+    store::{Append, HotEvent},
 };
 
 impl Service {
@@ -33,22 +35,24 @@ impl Service {
         if events.is_empty() {
             return self.session(key).await.map(|_| Vec::new());
         }
-        let (count, of) = (events.len(), key.clone());
+        let events: Arc<[NewEvent]> = events.into();
+        let (count, of, given) = (events.len(), key.clone(), Arc::clone(&events));
         let append = async move |service: Self, first_seq| {
             let now = service.clock.now();
-            let first_seq = service.clock.take_seqs(events.len(), first_seq);
-            let append = |(seq, event)| Append {
+            let first_seq = service.clock.take_seqs(count, first_seq);
+            let append = |(seq, event): (i64, &NewEvent)| Append {
                 key: of.clone(),
-                event,
+                event: event.clone(),
                 now,
                 seq,
             };
-            let appends = (first_seq..).zip(events).map(append).collect();
+            let appends = (first_seq..).zip(given.iter()).map(append).collect();
             service.appends.append(appends).await
         };
-        let outcomes = self
+        let mut outcomes = self
             .write(key, count, append, |outcomes| writing::of_appends(outcomes))
             .await?;
+        self.settle_archived(key, &events, &mut outcomes).await?;
         match outcomes
             .iter()
             .find_map(|outcome| outcome.as_ref().err().filter(|error| error.is_of_session()))
@@ -77,7 +81,14 @@ impl Service {
     }
 
     pub(super) async fn stored(&self, key: &SessionKey, asked: &Asked) -> Result<EventsPage> {
-        let page = self.store.events(key, &asked.query).await?;
+        let hot = self.store.events(key, &asked.query).await?;
+        let page = match hot.archived {
+            None => Page {
+                items: hot.items,
+                has_more: hot.has_more,
+            },
+            Some(_) => self.archive()?.page(key, &asked.query, hot).await?,
+        };
         let last = page.items.last().filter(|_| page.has_more);
         Ok(EventsPage {
             next_cursor: last.map(|event| asked.cursors.event(&EventPosition::from(event))),
@@ -87,8 +98,41 @@ impl Service {
 
     /// One event.
     pub async fn event(&self, key: &SessionKey, id: &EventId) -> Result<Event> {
-        let found = self.store.event(key, id).await?;
-        found.event.ok_or_else(|| Error::new(Kind::Internal, "not yet"))
+        match self.store.event(key, id).await? {
+            HotEvent {
+                event: Some(event),
+                archived: None,
+            } => Ok(event),
+            hot => self.archive()?.event(key, id, hot).await,
+        }
+    }
+
+    /// Answers the appends that the store left to the archive: those to an archived session, which takes nothing new. One
+    /// that it has is a replay, or a clash, wherever the event lies.
+    async fn settle_archived(
+        &self,
+        key: &SessionKey,
+        events: &[NewEvent],
+        outcomes: &mut [Result<Appended>],
+    ) -> Result<()> {
+        let is_open = |outcome: &Result<Appended>| matches!(outcome, Err(error) if error.kind() == Kind::SessionArchived);
+        let open: Vec<usize> = (0..outcomes.len()).filter(|&at| is_open(&outcomes[at])).collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<EventId> = open.iter().map(|&at| events[at].id.clone()).collect();
+        let found = self.archive()?.events_of(key, &ids).await?;
+        for (at, stored) in open.into_iter().zip(found) {
+            let event = &events[at];
+            outcomes[at] = match stored {
+                Some(stored) => stored.appended_again(event),
+                None => Err(Error::new(
+                    Kind::SessionEnded,
+                    format!("session {} has ended and takes no new events", key.id),
+                )),
+            };
+        }
+        Ok(())
     }
 }
 

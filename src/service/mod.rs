@@ -4,7 +4,8 @@
 //! (ids, clocks, sequence numbers), asks the store, and makes pages of what comes back. It holds no state of its
 //! own but the group commit's queue, so any number of processes may serve the same store.
 //!
-//! - [`sessions`]: open, read, list, change, end and erase sessions.
+//! - [`sessions`]: open, read, list, change, end, restore and erase sessions.
+//! - [`idle`]: ends the ones that nobody ended.
 //! - [`events`]: append and read events.
 //! - [`reading`], [`writing`]: what the cache has to do with either.
 //! - [`group_commit`]: makes concurrent appends share the store's commits.
@@ -15,6 +16,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 use crate::{
+    archive::Archive,
     cache::Cache,
     domain::{Error, Event, Kind, Result, Session},
     store::{Store, Upkeep},
@@ -23,6 +25,7 @@ use crate::{
 pub mod clock;
 pub mod events;
 pub mod group_commit;
+mod idle;
 pub mod reading;
 pub mod sessions;
 pub mod writing;
@@ -30,6 +33,7 @@ pub mod writing;
 pub use crate::cache::Health;
 pub use clock::Clock;
 pub use group_commit::{GroupCommit, GroupLimits};
+pub use idle::IDLE_REASON;
 pub use reading::{EventRead, PageQuery, SessionRead};
 
 /// What bounds the use cases (I9).
@@ -52,6 +56,8 @@ pub struct Limits {
 pub struct Service {
     store: Arc<dyn Store>,
     cache: Arc<dyn Cache>,
+    /// `None` where nothing was ever archived, as in tests of other things.
+    archive: Option<Archive>,
     fills: Arc<Semaphore>,
     appends: GroupCommit,
     clock: Arc<Clock>,
@@ -79,9 +85,28 @@ impl Service {
             fills: Arc::new(Semaphore::new(limits.cache_fills_max)),
             store,
             cache,
+            archive: None,
             clock: Arc::new(Clock::default()),
             limits: Arc::new(limits),
         }
+    }
+
+    /// The use cases with an archive, which is that of the same store and the same cache.
+    #[must_use]
+    pub fn with_archive(self, archive: Archive) -> Self {
+        Self {
+            archive: Some(archive),
+            ..self
+        }
+    }
+
+    /// The archive, for what is not asked of a session.
+    ///
+    /// # Errors
+    /// [`Kind::ArchiveUnavailable`]: there is none.
+    pub fn archive(&self) -> Result<&Archive> {
+        let none = || Error::new(Kind::ArchiveUnavailable, "no archive is configured");
+        self.archive.as_ref().ok_or_else(none)
     }
 
     /// Whether requests can be served right now: whether the store answers.
@@ -130,6 +155,9 @@ impl Service {
 
     /// Finishes the appends that were accepted, then closes the cache and the store.
     pub async fn close(&self) {
+        if let Some(archive) = &self.archive {
+            archive.stop();
+        }
         self.appends.drain().await;
         self.cache.close().await;
         self.store.close().await;

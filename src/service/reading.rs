@@ -167,6 +167,10 @@ impl Service {
         };
         let page = self.store.events(key, &query).await?;
         let session = self.store.session(key).await?;
+        // What is kept at hand is what is in use.
+        if page.archived.is_some() || session.archived {
+            return Ok(());
+        }
         let found = Found {
             session: &session,
             events: &page.items,

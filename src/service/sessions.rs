@@ -78,7 +78,24 @@ impl Service {
             Err(error) if error.kind() == Kind::SessionErased => Ok(()),
             outcome => outcome,
         };
-        self.write(key, 0, erase, writing::of_erased).await
+        self.write(key, 0, erase, writing::of_erased).await?;
+        if let Some(archive) = &self.archive
+            && let Err(error) = archive.note_erasure(key).await
+        {
+            // It stands in the store, and its bytes will go; only a rebuild would not know of it.
+            tracing::warn!(%error, session = %key, "an erasure could not be noted in the archive");
+        }
+        Ok(())
+    }
+
+    /// Makes an archived session hot again; gives one that is as it is.
+    pub async fn restore(&self, key: &SessionKey) -> Result<Session> {
+        let (archive, key) = (self.archive()?.clone(), key.clone());
+        // A caller that goes away leaves nothing half done.
+        let restoring = tokio::spawn(async move { archive.restore(&key).await });
+        restoring
+            .await
+            .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the restore was interrupted")))
     }
 }
 

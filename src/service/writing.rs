@@ -64,6 +64,11 @@ pub(super) fn of_changed(session: &Session) -> Change<'_> {
     Change::Session(session)
 }
 
+/// What it means for a session that it was ended, or was in use after all.
+pub(super) fn of_ended_idle(ended: &Option<Session>) -> Change<'_> {
+    ended.as_ref().map_or(Change::Nothing, Change::Session)
+}
+
 /// What erasing a session means for it.
 pub(super) fn of_erased((): &()) -> Change<'_> {
     Change::Replaced

@@ -14,7 +14,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("service", &["archive", "store", "cache", "domain"]),
     ("api", &["service", "archive", "domain"]),
     ("commands", &["service", "archive", "domain"]),
-    ("config", &["cache", "telemetry"]),
+    ("config", &["cache", "domain", "telemetry"]),
     ("telemetry", &["domain"]),
 ];
 

@@ -1,0 +1,114 @@
+//! Rebuilding: the store was lost, and what it knew of archived sessions is read from the archive alone.
+//!
+//! Of several copies of a session the one of the greatest epoch counts. What was erased does not come back
+//! ([`erasures`](super::erasures)). What the store still knows, or knows better, is left alone, so it can be repeated, and
+//! done beside a service that runs.
+
+use std::fmt;
+
+use super::{Archive, erasures::Erasures, run::stopped, verify::Fault};
+use crate::{
+    domain::{Kind, Result, SegmentName, SessionKey},
+    store::catalog::{Adopted, Archived},
+};
+
+/// What a rebuild did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rebuilt {
+    pub segments: u64,
+    /// Sessions that are there again.
+    pub sessions: u64,
+    /// Copies that were older than one found before, or that the store knew of.
+    pub copies_passed_over: u64,
+    /// Copies of sessions that were erased.
+    pub copies_erased: u64,
+    /// Segments that can't be read.
+    pub faults: Vec<Fault>,
+}
+
+impl Rebuilt {
+    pub fn is_good(&self) -> bool {
+        self.faults.is_empty()
+    }
+}
+
+impl fmt::Display for Rebuilt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for fault in &self.faults {
+            writeln!(f, "{fault}")?;
+        }
+        write!(
+            f,
+            "segments read: {}; sessions rebuilt: {}; copies that were known or older: {}; copies of erased sessions: {}; \
+             segments that can't be read: {}",
+            self.segments,
+            self.sessions,
+            self.copies_passed_over,
+            self.copies_erased,
+            self.faults.len()
+        )
+    }
+}
+
+impl Archive {
+    /// Takes every archived session into the store that it does not know; `on_segment` is told of each segment once it
+    /// was read.
+    ///
+    /// # Errors
+    /// The store or the archive can't be reached.
+    pub async fn rebuild(&self, on_segment: &(dyn Fn(&Rebuilt) + Sync)) -> Result<Rebuilt> {
+        let mut rebuilt = Rebuilt::default();
+        let erasures = self.erasures().await?;
+        let mut after = None;
+        loop {
+            let segments = self.sealed(after.as_deref()).await?;
+            let Some((last, _)) = segments.last() else {
+                return Ok(rebuilt);
+            };
+            after = Some(last.clone());
+            for (_, segment) in segments {
+                match self.rebuild_segment(&segment, &erasures, &mut rebuilt).await {
+                    Ok(()) => rebuilt.segments += 1,
+                    Err(error) if error.kind() == Kind::ArchiveDamaged => rebuilt.faults.push(Fault {
+                        segment,
+                        what: error.detail().to_owned(),
+                    }),
+                    Err(error) => return Err(error),
+                }
+                on_segment(&rebuilt);
+            }
+        }
+    }
+
+    async fn rebuild_segment(
+        &self,
+        segment: &SegmentName,
+        erasures: &Erasures,
+        rebuilt: &mut Rebuilt,
+    ) -> Result<()> {
+        // Refuses what a newer version wrote.
+        self.0.reader.manifest(segment).await?;
+        let mut rows = self.0.reader.sessions(segment).await?;
+        while let Some(row) = rows.next().await? {
+            if self.is_stopping() {
+                return Err(stopped());
+            }
+            let key = SessionKey::new(segment.tenant().clone(), row.session.id.clone());
+            if erasures.cover(&key, segment) {
+                rebuilt.copies_erased += 1;
+                continue;
+            }
+            let archived = Archived {
+                key,
+                epoch: row.epoch,
+                pointer: row.pointer,
+            };
+            let adopting = self.0.catalog.adopt(&archived, &row.session);
+            match self.changing(&[&archived.key], adopting).await? {
+                Adopted::Created => rebuilt.sessions += 1,
+                Adopted::Moved | Adopted::Kept => rebuilt.copies_passed_over += 1,
+            }
+        }
+        Ok(())
+    }
+}

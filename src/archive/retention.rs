@@ -1,0 +1,69 @@
+//! Retention: days of the archive that are old enough are deleted whole.
+//!
+//! A session of such a day is erased first, so that nobody is led to a segment that is gone; then its segment is deleted.
+//! Sessions that are hot, whenever they ended, are not touched.
+
+use std::{fmt, time::Duration};
+
+use super::{Archive, ms, now, run::stopped};
+use crate::domain::{Result, SegmentName};
+
+const DAY: Duration = Duration::from_hours(24);
+
+/// What retention deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Expired {
+    pub segments: u64,
+    pub sessions: u64,
+}
+
+impl fmt::Display for Expired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "segments deleted: {}; sessions deleted: {}",
+            self.segments, self.sessions
+        )
+    }
+}
+
+impl Archive {
+    /// Deletes the days that ended longer ago than `retention`; the ids of their sessions stay refused for `tombstone`.
+    ///
+    /// # Errors
+    /// The store or the archive can't be reached, or a segment is damaged.
+    pub async fn expire(&self, retention: Duration, tombstone: Duration) -> Result<Expired> {
+        let mut done = Expired::default();
+        let mut after = None;
+        loop {
+            let segments = self.sealed(after.as_deref()).await?;
+            let Some((last, _)) = segments.last() else {
+                return Ok(done);
+            };
+            after = Some(last.clone());
+            for (_, segment) in segments {
+                let ended = segment.day().start().saturating_add_ms(ms(DAY));
+                if ended.saturating_add_ms(ms(retention)) <= now() {
+                    done.sessions += self.expire_segment(&segment, tombstone).await?;
+                    done.segments += u64::from(self.delete_segment(&segment).await?);
+                }
+            }
+        }
+    }
+
+    async fn expire_segment(&self, segment: &SegmentName, tombstone: Duration) -> Result<u64> {
+        let members = self.members(segment).await?;
+        let forget_at = now().saturating_add_ms(ms(tombstone));
+        for key in &members {
+            if self.is_stopping() {
+                return Err(stopped());
+            }
+            let erased = self.changing(&[key], self.0.catalog.erase(key, forget_at)).await;
+            match erased {
+                Err(error) if error.is_of_session() => {}
+                outcome => outcome?,
+            }
+        }
+        Ok(members.len() as u64)
+    }
+}

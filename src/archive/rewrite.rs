@@ -1,0 +1,148 @@
+//! Rewriting segments: erasure hides a session at once, and here its bytes go.
+//!
+//! A segment is never changed. What it holds that is still needed, the sessions whose pointer leads to it, moves to a new
+//! segment, through the phases of the archiver; then the old one has no use and is deleted, with all else that was in
+//! it. Should the process die on the way, the sessions that moved have moved, and the next rewrite goes on.
+
+use std::{collections::HashSet, fmt, sync::Arc};
+
+use super::{
+    Archive, Progress,
+    objects::ObjectErrorKind,
+    run::{Work, stopped},
+    segment::{events_path, manifest_path, sessions_path},
+};
+use crate::{
+    domain::{Result, SegmentName, SessionKey},
+    store::catalog::{CATALOG_BATCH_MAX, Claim, Pending, Standing},
+};
+
+/// Segments that are looked up at a time.
+const SEGMENTS_AT_ONCE: usize = 100;
+
+/// What a rewrite did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rewritten {
+    /// Segments that are gone, with the bytes of erased sessions in them.
+    pub segments: u64,
+    /// Sessions that moved to a new segment.
+    pub sessions_moved: u64,
+    /// Erased sessions whose bytes are not gone yet.
+    pub pending: u64,
+}
+
+impl fmt::Display for Rewritten {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "segments rewritten: {}; sessions moved: {}; erased sessions whose bytes are still there: {}",
+            self.segments, self.sessions_moved, self.pending
+        )
+    }
+}
+
+impl Archive {
+    /// Erased sessions whose bytes are still in the archive.
+    pub async fn pending_erasures(&self) -> Result<Pending> {
+        self.0.catalog.pending(SEGMENTS_AT_ONCE).await
+    }
+
+    /// Takes the bytes of erased sessions out of the archive. What somebody else is at, as a run that is writing the
+    /// segment, is left for the next time.
+    ///
+    /// # Errors
+    /// The store or the archive can't be reached, or a segment is damaged.
+    pub async fn rewrite(&self) -> Result<Rewritten> {
+        let work = Work::new(self, Arc::new(Progress::default()));
+        let mut done = Rewritten::default();
+        let mut tried = HashSet::new();
+        loop {
+            let pending = self.pending_erasures().await?;
+            done.pending = pending.sessions;
+            let next: Vec<_> = pending
+                .segments
+                .into_iter()
+                .filter(|name| !tried.contains(name))
+                .collect();
+            if next.is_empty() {
+                done.sessions_moved = work.progress.so_far().sessions;
+                return Ok(done);
+            }
+            for segment in next {
+                done.segments += u64::from(self.rewrite_segment(&segment, &work).await?);
+                tried.insert(segment);
+            }
+        }
+    }
+
+    /// Says whether the segment is gone.
+    async fn rewrite_segment(&self, segment: &SegmentName, work: &Work) -> Result<bool> {
+        let work = work.on(segment.day());
+        loop {
+            if self.is_stopping() {
+                return Err(stopped());
+            }
+            let members = match self.exists(segment).await? {
+                true => self.members(segment).await?,
+                false => Vec::new(),
+            };
+            let before = members.len();
+            let packed = self.pack(members, Claim::Archived, &work).await?;
+            if before == 0 || packed.sessions == 0 {
+                return self.delete_segment(segment).await;
+            }
+        }
+    }
+
+    async fn exists(&self, segment: &SegmentName) -> Result<bool> {
+        match self.0.objects.head(&sessions_path(segment)).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind == ObjectErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The sessions whose pointer leads to the segment.
+    pub(super) async fn members(&self, segment: &SegmentName) -> Result<Vec<SessionKey>> {
+        let mut rows = self.0.reader.sessions(segment).await?;
+        let (mut members, mut some) = (Vec::new(), Vec::with_capacity(CATALOG_BATCH_MAX));
+        loop {
+            let row = rows.next().await?;
+            let ended = row.is_none();
+            some.extend(row.map(|row| SessionKey::new(segment.tenant().clone(), row.session.id)));
+            if ended || some.len() == CATALOG_BATCH_MAX {
+                let standings = self.0.catalog.standings(&some).await?;
+                let here = standings.into_iter().filter_map(|standing| match standing {
+                    Standing::Archived(archived) if archived.pointer.segment == *segment => {
+                        Some(archived.key)
+                    }
+                    _ => None,
+                });
+                members.extend(here);
+                some.clear();
+            }
+            if ended {
+                return Ok(members);
+            }
+        }
+    }
+
+    /// Deletes a segment that nothing needs, and takes it off every list; says whether it was so.
+    pub(super) async fn delete_segment(&self, segment: &SegmentName) -> Result<bool> {
+        // What has neither a pointer nor a claim will never get one.
+        if self.0.catalog.is_needed(segment).await? {
+            return Ok(false);
+        }
+        // The manifest first: what has none is not rebuilt from.
+        for path in [
+            manifest_path(segment),
+            sessions_path(segment),
+            events_path(segment),
+        ] {
+            self.0.objects.delete(&path).await?;
+        }
+        self.0.reader.forget(segment);
+        self.0.catalog.forget_segment(segment).await?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,110 @@
+//! Phase 7 of the archiver, and the broom of everything else here: objects that nothing leads to are deleted.
+//!
+//! They come from runs that died between writing and commit, and from sessions that all moved elsewhere. An object must
+//! be old enough and its segment without a pointer and without a claim that stands; then it will never get either, so
+//! deleting it can't take anything from anyone.
+
+use std::{collections::BTreeSet, fmt, time::Duration};
+
+use super::{
+    Archive, ms, now,
+    objects::ObjectMeta,
+    run::stopped,
+    segment::{EVENTS_PREFIX, MANIFESTS_PREFIX, SESSIONS_PREFIX, segment_of},
+};
+use crate::domain::{Result, SegmentName};
+
+/// Objects looked at in one listing.
+pub(super) const LISTING_MAX: usize = 1_000;
+
+/// What a sweep deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Segments, whole or what there was of them.
+    pub segments: u64,
+    pub bytes: u64,
+    /// Uploads that nobody finished.
+    pub uploads: u64,
+    /// Notes of erasures that are long over.
+    pub notes: u64,
+    /// Objects where only segments should be, left alone.
+    pub strangers: u64,
+}
+
+impl fmt::Display for Swept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "segments deleted: {} ({} bytes); unfinished uploads discarded: {}; notes of erasures dropped: {}",
+            self.segments, self.bytes, self.uploads, self.notes
+        )?;
+        match self.strangers {
+            0 => Ok(()),
+            strangers => write!(f, "; objects that are not ours, left alone: {strangers}"),
+        }
+    }
+}
+
+impl Archive {
+    /// Deletes what nothing leads to and what is older than `grace`.
+    ///
+    /// # Errors
+    /// The store or the archive can't be reached.
+    pub async fn sweep(&self, grace: Duration) -> Result<Swept> {
+        let mut swept = Swept::default();
+        let mut useless = BTreeSet::new();
+        for prefix in [MANIFESTS_PREFIX, SESSIONS_PREFIX, EVENTS_PREFIX] {
+            let mut after: Option<String> = None;
+            loop {
+                let objects = self.0.objects.list(prefix, after.as_deref(), LISTING_MAX).await?;
+                for object in &objects {
+                    if self.is_stopping() {
+                        return Err(stopped());
+                    }
+                    self.look_at(object, grace, &mut useless, &mut swept).await?;
+                }
+                match objects.last().filter(|_| objects.len() == LISTING_MAX) {
+                    Some(last) => after = Some(last.path.clone()),
+                    None => break,
+                }
+            }
+        }
+        for segment in &useless {
+            swept.segments += u64::from(self.delete_segment(segment).await?);
+        }
+        swept.uploads = self.0.objects.discard_unfinished(grace).await? as u64;
+        swept.notes = self.drop_notes().await? as u64;
+        Ok(swept)
+    }
+
+    async fn look_at(
+        &self,
+        object: &ObjectMeta,
+        grace: Duration,
+        useless: &mut BTreeSet<SegmentName>,
+        swept: &mut Swept,
+    ) -> Result<()> {
+        let Some(segment) = segment_of(&object.path) else {
+            swept.strangers += 1;
+            return Ok(());
+        };
+        let age_ms = now().unix_ms() - object.written_at.unix_ms();
+        if useless.contains(&segment) {
+            swept.bytes += object.size;
+        } else if age_ms >= ms(grace) && !self.0.catalog.is_needed(&segment).await? {
+            useless.insert(segment);
+            swept.bytes += object.size;
+        }
+        Ok(())
+    }
+
+    /// The segments that have a manifest, after that path; a listing's worth of them, with the paths.
+    pub(super) async fn sealed(&self, after: Option<&str>) -> Result<Vec<(String, SegmentName)>> {
+        let manifests = self.0.objects.list(MANIFESTS_PREFIX, after, LISTING_MAX).await?;
+        let named = manifests.into_iter().filter_map(|object| {
+            let segment = segment_of(&object.path)?;
+            Some((object.path, segment))
+        });
+        Ok(named.collect())
+    }
+}

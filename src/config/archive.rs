@@ -1,0 +1,193 @@
+//! The archive's place, and how its S3 is spoken to.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+/// Where the archive lies. There are no secrets in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ArchiveUrl {
+    /// Beside the file of the embedded store, in a folder `archive`; nowhere for another store.
+    Auto,
+    /// Nowhere: nothing is archived.
+    None,
+    /// `file:PATH`: PATH as it is, relative to the working directory unless it begins with a slash.
+    Directory(PathBuf),
+    /// `s3://BUCKET/PREFIX`.
+    S3 { bucket: String, prefix: String },
+}
+
+impl FromStr for ArchiveUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            None if text == "auto" => Ok(Self::Auto),
+            None if text == "none" => Ok(Self::None),
+            Some(("file", rest)) => directory(rest).map(Self::Directory),
+            Some(("s3", rest)) => bucket(rest),
+            _ => Err("must be auto, none, file:PATH or s3://BUCKET/PREFIX"),
+        }
+    }
+}
+
+fn directory(rest: &str) -> Result<PathBuf, &'static str> {
+    let path = match rest.strip_prefix("//") {
+        Some(path) if path.starts_with('/') => path,
+        Some(_) => return Err("must be file:PATH or file:///PATH: a directory has no host"),
+        None => rest,
+    };
+    if path.is_empty() || path.contains(char::is_control) || Path::new(path).file_name().is_none() {
+        return Err("must be file: and the path of a directory");
+    }
+    Ok(PathBuf::from(path))
+}
+
+fn bucket(rest: &str) -> Result<ArchiveUrl, &'static str> {
+    const RULE: &str = "must be s3://BUCKET or s3://BUCKET/PREFIX, without a user, a port or parameters";
+    let rest = rest.strip_prefix("//").ok_or(RULE)?;
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let prefix = prefix.trim_end_matches('/');
+    let in_bucket = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-".contains(&b);
+    let in_prefix = |b: u8| b.is_ascii_alphanumeric() || b"._~:@=+-".contains(&b);
+    let good_part =
+        |part: &str| !part.is_empty() && part != "." && part != ".." && part.bytes().all(in_prefix);
+    let good_prefix = prefix.is_empty() || (prefix.len() <= 200 && prefix.split('/').all(good_part));
+    if (3..=63).contains(&bucket.len()) && bucket.bytes().all(in_bucket) && good_prefix {
+        Ok(ArchiveUrl::S3 {
+            bucket: bucket.to_owned(),
+            prefix: prefix.to_owned(),
+        })
+    } else {
+        Err(RULE)
+    }
+}
+
+impl fmt::Display for ArchiveUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::None => f.write_str("none"),
+            Self::Directory(path) => write!(f, "file:{}", path.display()),
+            Self::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+        }
+    }
+}
+
+/// A text, or `default`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrDefault(Option<String>);
+
+impl OrDefault {
+    pub fn get(&self) -> Option<String> {
+        self.0.clone()
+    }
+}
+
+impl FromStr for OrDefault {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "default" => Ok(Self(None)),
+            "" => Err("must be default, or what to use instead"),
+            _ if text.contains('@') || text.contains(char::is_control) => {
+                Err("must have no user, no password and no control characters")
+            }
+            _ => Ok(Self(Some(text.to_owned()))),
+        }
+    }
+}
+
+/// Whether a bucket is named in the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathStyle {
+    Auto,
+    Yes,
+    No,
+}
+
+impl PathStyle {
+    /// `None` leaves it to whether there is an endpoint.
+    pub fn get(self) -> Option<bool> {
+        match self {
+            Self::Auto => None,
+            Self::Yes => Some(true),
+            Self::No => Some(false),
+        }
+    }
+}
+
+impl FromStr for PathStyle {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "yes" => Ok(Self::Yes),
+            "no" => Ok(Self::No),
+            _ => Err("must be auto, yes or no"),
+        }
+    }
+}
+
+/// Which uploads carry a checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checksums {
+    Always,
+    WhenRequired,
+}
+
+impl FromStr for Checksums {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "always" => Ok(Self::Always),
+            "when-required" => Ok(Self::WhenRequired),
+            _ => Err("must be always or when-required"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_is_a_directory_or_a_bucket() {
+        for good in [
+            "auto",
+            "none",
+            "file:a",
+            "file:/a/b",
+            "s3://bucket",
+            "s3://my-bucket.1/some/prefix",
+        ] {
+            assert_eq!(good.parse::<ArchiveUrl>().unwrap().to_string(), good);
+        }
+        assert_eq!("file:///a".parse::<ArchiveUrl>().unwrap().to_string(), "file:/a");
+        assert_eq!(
+            "s3://bucket/".parse::<ArchiveUrl>().unwrap().to_string(),
+            "s3://bucket"
+        );
+        for bad in [
+            "",
+            "file:",
+            "file:/",
+            "file://host/a",
+            "s3:bucket",
+            "s3://",
+            "s3://B",
+            "s3://key:secret@bucket",
+            "s3://bucket/../x",
+            "s3://bucket//x",
+            "gs://bucket",
+        ] {
+            assert!(bad.parse::<ArchiveUrl>().is_err(), "{bad}");
+        }
+    }
+}

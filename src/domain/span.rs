@@ -1,0 +1,129 @@
+//! Spans of time as people write them: `30d`, `12h`, `90s`, and `off` where there may be none.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+/// A whole number of one unit: `ms`, `s`, `m`, `h` or `d`, at most a hundred years.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(Duration);
+
+const UNITS_MS: [(&str, u64); 5] = [
+    ("ms", 1),
+    ("s", 1_000),
+    ("m", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+];
+
+const SPAN_MS_MAX: u64 = 100 * 366 * 86_400_000;
+
+impl Span {
+    pub fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl FromStr for Span {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const RULE: &str = "must be a span of time such as 30d, 12h, 15m, 90s or 500ms, at most 36600d";
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let unit_ms = UNITS_MS.iter().find(|(name, _)| *name == unit).ok_or(RULE)?.1;
+        let number: u64 = number.parse().map_err(|_| RULE)?;
+        let ms = number.checked_mul(unit_ms).filter(|ms| *ms <= SPAN_MS_MAX);
+        ms.map(|ms| Self(Duration::from_millis(ms))).ok_or(RULE)
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
+        let fitting = UNITS_MS
+            .iter()
+            .rev()
+            .find(|(_, unit_ms)| ms.is_multiple_of(*unit_ms));
+        match fitting {
+            Some((unit, unit_ms)) if ms > 0 => write!(f, "{}{unit}", ms / unit_ms),
+            _ => f.write_str("0s"),
+        }
+    }
+}
+
+/// A span of time, or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpanOrOff(Option<Span>);
+
+impl SpanOrOff {
+    pub fn get(self) -> Option<Duration> {
+        self.0.map(Span::get)
+    }
+
+    pub fn span(self) -> Option<Span> {
+        self.0
+    }
+}
+
+impl FromStr for SpanOrOff {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "off" => Ok(Self(None)),
+            _ => match text.parse::<Span>() {
+                Ok(span) if !span.get().is_zero() => Ok(Self(Some(span))),
+                _ => Err("must be off, or a span of time such as 30d, 12h, 15m, 90s or 500ms"),
+            },
+        }
+    }
+}
+
+impl fmt::Display for SpanOrOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(span) => span.fmt(f),
+            None => f.write_str("off"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_a_number_with_a_unit() {
+        for (text, ms) in [
+            ("0s", 0),
+            ("500ms", 500),
+            ("90s", 90_000),
+            ("2m", 120_000),
+            ("30d", 2_592_000_000),
+        ] {
+            let span: Span = text.parse().unwrap();
+            assert_eq!(span.get(), Duration::from_millis(ms), "{text}");
+            assert_eq!(span.to_string().parse(), Ok(span));
+        }
+        for bad in [
+            "",
+            "30",
+            "d",
+            "-1d",
+            "1.5h",
+            "1 d",
+            "1w",
+            "99999999999999999999d",
+            "36601d",
+        ] {
+            assert!(bad.parse::<Span>().is_err(), "{bad}");
+        }
+        assert_eq!("86400s".parse::<Span>().unwrap().to_string(), "1d");
+    }
+
+    #[test]
+    fn off_is_no_span() {
+        assert_eq!("off".parse::<SpanOrOff>().unwrap().get(), None);
+        assert_eq!("1h".parse::<SpanOrOff>().unwrap().to_string(), "1h");
+        assert!("0s".parse::<SpanOrOff>().is_err());
+    }
+}
