@@ -158,3 +158,104 @@ mod directory {
         assert!(!directory.root().exists(), "nor is it made anew");
     }
 }
+
+mod s3 {
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+    use colloquy::archive::objects::{
+        ObjectErrorKind, Objects,
+        s3::{S3Objects, S3Options},
+    };
+
+    use crate::{
+        engines::{self, Bucket},
+        objects_conformance::{Subject, bytes, kind, objects_conformance},
+    };
+
+    fn options(bucket: &Bucket) -> S3Options {
+        S3Options {
+            bucket: bucket.bucket.clone(),
+            prefix: bucket.prefix.clone(),
+            endpoint: Some(bucket.endpoint.clone()),
+            region: Some(bucket.region.clone()),
+            credentials: Some((bucket.access_key.clone(), bucket.secret_key.clone())),
+            ..S3Options::default()
+        }
+    }
+
+    #[async_trait]
+    impl Subject for Bucket {
+        async fn objects(&self) -> Arc<dyn Objects> {
+            Arc::new(S3Objects::connect(options(self)).await.unwrap())
+        }
+    }
+
+    objects_conformance!(engines::s3().await);
+
+    #[tokio::test]
+    async fn a_check_says_what_was_reached_and_what_is_wrong() {
+        let bucket = engines::s3().await;
+        let words = bucket.objects().await.check().await.unwrap();
+        assert!(
+            words.contains(&bucket.bucket) && words.contains(&bucket.prefix),
+            "{words}"
+        );
+
+        let elsewhere = S3Options {
+            bucket: "no-such-bucket".to_owned(),
+            ..options(&bucket)
+        };
+        let error = S3Objects::connect(elsewhere)
+            .await
+            .unwrap()
+            .check()
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind, ObjectErrorKind::Denied, "{error}");
+    }
+
+    #[tokio::test]
+    async fn no_secret_is_in_what_is_said() {
+        let bucket = engines::s3().await;
+        let wrong = S3Options {
+            credentials: Some((bucket.access_key.clone(), "a-wrong-secret".to_owned())),
+            ..options(&bucket)
+        };
+        assert!(!format!("{wrong:?}").contains("a-wrong-secret"));
+        let objects = S3Objects::connect(wrong).await.unwrap();
+        assert!(!format!("{objects:?}").contains("a-wrong-secret"));
+        let error = objects.put("a", bytes(1)).await.unwrap_err();
+        assert_eq!(error.kind, ObjectErrorKind::Denied);
+        let said = format!("{error} {error:?}");
+        assert!(
+            !said.contains("a-wrong-secret") && !said.contains("X-Amz-Signature"),
+            "{said}"
+        );
+    }
+
+    #[tokio::test]
+    async fn objects_under_two_prefixes_never_meet() {
+        let (one, two) = (engines::s3().await, engines::s3().await);
+        one.objects().await.put("a", bytes(1)).await.unwrap();
+        let two = two.objects().await;
+        assert_eq!(kind(two.head("a").await), ObjectErrorKind::NotFound);
+        assert_eq!(two.list("", None, 10).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn options_that_can_not_be_are_refused() {
+        let bucket = engines::s3().await;
+        let small = S3Options {
+            part_bytes: 5 * 1024 * 1024 - 1,
+            ..options(&bucket)
+        };
+        let nameless = S3Options {
+            bucket: String::new(),
+            ..options(&bucket)
+        };
+        for refused in [small, nameless] {
+            assert_eq!(kind(S3Objects::connect(refused).await), ObjectErrorKind::Denied);
+        }
+    }
+}

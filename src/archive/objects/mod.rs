@@ -11,6 +11,7 @@ use crate::domain::Timestamp;
 pub mod directory;
 mod path;
 mod probe;
+pub mod s3;
 
 /// A set of objects: bytes under a path, written once and never changed.
 ///
