@@ -1,6 +1,6 @@
 //! The integration tests: one binary, one file a subject. They drive the real `colloquy` over HTTP and its command
-//! line; nothing here reaches into the library but for the stores' conformance suite, the configuration and the group
-//! commit, whose store must fail on demand. `backends` says how to run them on another store.
+//! line; nothing here reaches into the library but for the conformance suites of stores and objects, the configuration
+//! and the group commit, whose store must fail on demand. `backends` says how to run them on another store.
 
 mod backends;
 mod conversations;
@@ -34,6 +34,9 @@ mod import_faults;
 mod init_and_check;
 mod limits;
 mod mongo;
+mod objects;
+#[path = "../../src/archive/objects/conformance.rs"]
+mod objects_conformance;
 mod openapi;
 mod payloads;
 mod races;

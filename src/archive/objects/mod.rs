@@ -1,17 +1,22 @@
 //! Objects: where the archive's files lie, under names with slashes in them. [`Objects`] is the contract; the suite in
 //! `conformance` is the contract as a test, and runs on both implementations.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::domain::Timestamp;
 
+pub mod directory;
+mod path;
+mod probe;
+pub mod s3;
+
 /// A set of objects: bytes under a path, written once and never changed.
 ///
 /// A path is `part/part/…`: parts of letters, digits and `. _ ~ : @ = + -`, none of them `.` or `..`; at most 900 bytes,
-/// a part at most 250.
+/// a part at most 250. No path may be a folder of another, as `a` is of `a/b`: what can't have both refuses the second.
 ///
 /// What holds for all methods: once a write or deletion returned `Ok`, it survives the loss of power, and every later
 /// call sees it. With [`ObjectErrorKind::Unavailable`] it may or may not have been done.
@@ -113,11 +118,24 @@ pub enum ObjectErrorKind {
     Unavailable,
 }
 
-/// A failed call; the source is for the log.
+impl fmt::Display for ObjectErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotFound => "there is no such object",
+            Self::AlreadyExists => "there is such an object already",
+            Self::Damaged => "an object is damaged",
+            Self::Denied => "the place of the objects refused",
+            Self::Unavailable => "the place of the objects can't be reached, or failed",
+        })
+    }
+}
+
+/// A failed call: one sentence for a person; the source is for the log.
 #[derive(Debug, thiserror::Error)]
-#[error("{detail}")]
+#[error("{kind}: {detail}")]
 pub struct ObjectError {
     pub kind: ObjectErrorKind,
+    /// Which object, what was tried, and what came of it; never a secret, nor a URL that is signed with one.
     pub detail: String,
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
