@@ -20,6 +20,7 @@ use super::{
     problem::{Code, Problem},
     shape::{self, Schema},
 };
+use crate::archive::RunRequest;
 use crate::domain::{End, EventBatch, NewEvent, NewSession, SessionPatch, error::Result as DomainResult};
 
 /// The body of a request, and the room it takes among those under way.
@@ -47,6 +48,15 @@ pub struct BodyLimits {
     pub wait_max: Duration,
     /// Room for the bodies of all requests under way, in KiB.
     pub room: Arc<Semaphore>,
+}
+
+impl RequestContent for RunRequest {
+    type Shape = shape::NewArchiveRun;
+    const OPTIONAL: bool = true;
+
+    fn read(bytes: &[u8]) -> DomainResult<Self> {
+        Self::read(bytes)
+    }
 }
 
 impl RequestContent for NewSession {

@@ -1,6 +1,7 @@
 //! The HTTP API: operations over the use cases, described by the OpenAPI document that is made from them.
 //!
 //! - [`routes`]: the operations, one function each. Start here.
+//! - [`admin`]: those for operators.
 //! - [`operations`]: what each of them can answer, as a table.
 //! - [`shape`], [`wire`]: the JSON of the API: what it looks like, and how it is written.
 //! - [`extract`], [`body`]: parameters and bodies, parsed straight into domain types.
@@ -14,6 +15,7 @@
 use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make_sync};
 use poem_openapi::OpenApiService;
 
+mod admin;
 pub mod answer;
 pub mod body;
 pub mod envelope;
@@ -28,6 +30,7 @@ pub mod spec;
 pub mod wire;
 
 use self::{
+    admin::AdminApi,
     body::BodyLimits,
     envelope::Envelope,
     routes::{ConversationApi, HealthApi},
@@ -40,6 +43,9 @@ pub fn endpoint(service: &Service, limits: BodyLimits) -> impl Endpoint + use<> 
         ConversationApi {
             service: service.clone(),
             tenant: Tenant::default(),
+        },
+        AdminApi {
+            service: service.clone(),
         },
         HealthApi {
             service: service.clone(),

@@ -3,8 +3,8 @@
 use super::{
     answer::{ETAG, Header, LOCATION, Operation, REPLAYED, Success, problems_of},
     problem::Code::{
-        self, BadRequest, ContentTooLarge, EventIdReused, EventNotFound, InvalidCursor, MalformedJson,
-        RequestTimeout, SessionEnded, SessionErased, SessionNotFound, UnsupportedMediaType, ValidationFailed,
+        self, ArchiveDamaged, ArchiveUnavailable, BadRequest, ContentTooLarge, EventIdReused, EventNotFound, InvalidCursor, MalformedJson,
+        RequestTimeout, SessionArchived, SessionEnded, SessionErased, SessionNotFound, UnsupportedMediaType, ValidationFailed,
         VersionMismatch,
     },
     shape,
@@ -47,7 +47,7 @@ operations! {
 
     GetSession "getSession" -> SessionWithEvents {
         200 "The session and a page of its events." [ETAG],
-    } &[InvalidCursor, SessionNotFound, SessionErased], asks_store: true;
+    } &[InvalidCursor, SessionNotFound, SessionErased, ArchiveDamaged, ArchiveUnavailable], asks_store: true;
 
     ListSessions "listSessions" -> SessionPage {
         200 "A page of sessions." [],
@@ -55,11 +55,15 @@ operations! {
 
     UpdateSession "updateSession" -> Session {
         200 "The session as it is now." [ETAG],
-    } &[BadRequest, MalformedJson, RequestTimeout, SessionNotFound, SessionErased, VersionMismatch, ContentTooLarge, UnsupportedMediaType, ValidationFailed], asks_store: true;
+    } &[BadRequest, MalformedJson, RequestTimeout, SessionNotFound, SessionArchived, SessionErased, VersionMismatch, ContentTooLarge, UnsupportedMediaType, ValidationFailed], asks_store: true;
 
     CompleteSession "completeSession" -> Session {
         200 "The session as the first call ended it." [ETAG],
     } &[BadRequest, MalformedJson, RequestTimeout, SessionNotFound, SessionErased, ContentTooLarge, UnsupportedMediaType, ValidationFailed], asks_store: true;
+
+    RestoreSession "restoreSession" -> Session {
+        200 "The session, which is not archived any more." [ETAG],
+    } &[SessionNotFound, SessionErased, ArchiveDamaged, ArchiveUnavailable], asks_store: true;
 
     DeleteSession "deleteSession" -> Nothing {
         204 "The session is erased, or never was." [],
@@ -68,19 +72,27 @@ operations! {
     AppendEvent "appendEvent" -> Event {
         201 "The event was stored." [LOCATION],
         200 "A replay: the event was there already; here it is as stored." [REPLAYED],
-    } &[BadRequest, MalformedJson, RequestTimeout, SessionNotFound, SessionErased, SessionEnded, EventIdReused, ContentTooLarge, UnsupportedMediaType, ValidationFailed], asks_store: true;
+    } &[BadRequest, MalformedJson, RequestTimeout, SessionNotFound, SessionErased, SessionEnded, EventIdReused, ContentTooLarge, UnsupportedMediaType, ValidationFailed, ArchiveDamaged, ArchiveUnavailable], asks_store: true;
 
     AppendEvents "appendEvents" -> BatchOutcomes {
         200 "One outcome an event, in order." [],
-    } &[BadRequest, MalformedJson, RequestTimeout, SessionNotFound, SessionErased, ContentTooLarge, UnsupportedMediaType, ValidationFailed], asks_store: true;
+    } &[BadRequest, MalformedJson, RequestTimeout, SessionNotFound, SessionErased, ContentTooLarge, UnsupportedMediaType, ValidationFailed, ArchiveDamaged, ArchiveUnavailable], asks_store: true;
 
     ListEvents "listEvents" -> EventPage {
         200 "A page of events." [],
-    } &[InvalidCursor, SessionNotFound, SessionErased], asks_store: true;
+    } &[InvalidCursor, SessionNotFound, SessionErased, ArchiveDamaged, ArchiveUnavailable], asks_store: true;
 
     GetEvent "getEvent" -> Event {
         200 "The event." [],
-    } &[SessionNotFound, SessionErased, EventNotFound], asks_store: true;
+    } &[SessionNotFound, SessionErased, EventNotFound, ArchiveDamaged, ArchiveUnavailable], asks_store: true;
+
+    StartArchiveRun "startArchiveRun" -> ArchiveRun {
+        202 "The run has begun." [],
+    } &[BadRequest, MalformedJson, RequestTimeout, ContentTooLarge, UnsupportedMediaType, ValidationFailed, ArchiveUnavailable], asks_store: true;
+
+    ListArchiveRuns "listArchiveRuns" -> ArchiveRuns {
+        200 "The newest runs, and what is left to do." [],
+    } &[ArchiveUnavailable], asks_store: true;
 
     GetHealth "getHealth" -> Health {
         200 "The process is up." [],

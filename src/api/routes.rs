@@ -10,7 +10,7 @@ use super::{
     extract::{CursorText, IfMatch, MinSeq, Path, Query},
     operations::{
         AppendEvent, AppendEvents, CompleteSession, DeleteSession, GetEvent, GetHealth, GetReadiness,
-        GetSession, ListEvents, ListSessions, OpenSession, UpdateSession,
+        GetSession, ListEvents, ListSessions, OpenSession, RestoreSession, UpdateSession,
     },
     problem::Problem,
     wire,
@@ -199,9 +199,30 @@ impl ConversationApi {
         Ok(session_answer(StatusCode::OK, &session))
     }
 
+    /// Restore an archived session
+    ///
+    /// Brings its events back into the hot store, so that the session can be changed; it is archived again later. One that
+    /// is not archived comes back as it is.
+    #[oai(
+        path = "/sessions/:sessionId/restore",
+        method = "post",
+        operation_id = "restoreSession",
+        tag = "Tag::Sessions"
+    )]
+    async fn restore_session(
+        &self,
+        /// The session.
+        #[oai(name = "sessionId")]
+        session_id: Path<SessionId>,
+    ) -> Reply<RestoreSession> {
+        let session = self.service.restore(&self.key(session_id)).await?;
+        Ok(session_answer(StatusCode::OK, &session))
+    }
+
     /// Erase a session
     ///
-    /// Erases the session and its events everywhere. A tombstone without content keeps late retries from bringing it
+    /// Erases the session and its events everywhere: from now on nothing of it can be read. What lies in the archive is
+    /// taken out of it by the next rewrite; until then it is reported as pending. A tombstone without content keeps late retries from bringing it
     /// back: for a time its id answers with 410 `session-erased`.
     #[oai(
         path = "/sessions/:sessionId",

@@ -10,13 +10,14 @@ use poem_openapi::{
 use serde_json::{Value, json};
 
 use super::{
+    admin::AdminApi,
     operations::catalogue,
     problem::Code,
     routes::{ConversationApi, HealthApi},
     shape,
 };
 
-pub type Apis = (ConversationApi, HealthApi);
+pub type Apis = (ConversationApi, AdminApi, HealthApi);
 
 const DESCRIPTION: &str = "The system of record for AI conversations. Open a **session**, append **events**, read \
 them back, end the session. Every write is safe to repeat, and an acknowledged write is durable and visible to \
@@ -80,7 +81,7 @@ pub fn swagger_page(document: &str) -> String {
 
 /// Puts the tags, which poem-openapi sorts by name, in the order in which a reader should meet them.
 fn order_tags(document: &mut Value) {
-    const ORDER: [&str; 3] = ["Sessions", "Events", "Health"];
+    const ORDER: [&str; 4] = ["Sessions", "Events", "Archive", "Health"];
     if let Some(tags) = document["tags"].as_array_mut() {
         tags.sort_by_key(|tag| ORDER.iter().position(|name| tag["name"] == *name));
     }

@@ -4,7 +4,7 @@
 
 use super::problem::{Code, Problem};
 use crate::{
-    domain::{Appended, Error, EventId, Limit, json::ObjectWriter},
+    domain::{Appended, Error, EventId, JsonObject, Limit, Timestamp, json::ObjectWriter},
     service::{EventRead, EventsPage, SessionRead, SessionsPage},
 };
 
@@ -58,6 +58,22 @@ pub fn write_readiness(out: &mut Vec<u8>, cache: &str) {
 
 /// One outcome: the event's id where it could be read, and what became of it.
 pub type Outcome = (Option<EventId>, Result<Appended, Error>);
+
+/// Appends the runs of the archiver, each of which is JSON already, and what is left to do.
+pub fn write_runs(
+    out: &mut Vec<u8>,
+    runs: &[JsonObject],
+    oldest_due: Option<Timestamp>,
+    erasures_pending: u64,
+) {
+    let mut object = ObjectWriter::new(out);
+    object.array("runs", runs, |out, run| out.extend_from_slice(run.as_str().as_bytes()));
+    if let Some(ended_at) = oldest_due {
+        object.plain("oldestDueEndedAt", ended_at);
+    }
+    object.integer("erasuresPending", i64::try_from(erasures_pending).unwrap_or(i64::MAX));
+    object.end();
+}
 
 pub fn write_outcomes(out: &mut Vec<u8>, outcomes: Vec<Outcome>, request_id: &str) {
     let mut object = ObjectWriter::new(out);

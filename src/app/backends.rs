@@ -6,7 +6,11 @@ use super::AppError;
 use crate::{
     archive::{
         Archive, ArchiveOptions,
-        objects::{DirectoryObjects, Objects, S3Objects, S3Options},
+        objects::{
+            Objects,
+            directory::DirectoryObjects,
+            s3::{S3Objects, S3Options},
+        },
     },
     cache::{Cache, NoCache, RedisCache, RedisOptions},
     commands::check::{Checked, Overview, Standing},
@@ -14,7 +18,7 @@ use crate::{
     domain::{Limit, Result},
     service::{GroupLimits, Limits, Service},
     store::{
-        catalog::Catalog,
+        Store, catalog::Catalog,
         mongo::{self, MongoOptions, MongoStore, Report},
         sqlite::{SqliteOptions, SqliteStore},
     },
@@ -59,9 +63,9 @@ async fn open_objects(config: &Config) -> Result<Option<Arc<dyn Objects>>> {
     Ok(match archive_url(config) {
         ArchiveUrl::Auto | ArchiveUrl::None => None,
         ArchiveUrl::Directory(path) => Some(Arc::new(DirectoryObjects::open(path)?)),
-        ArchiveUrl::S3 { bucket, prefix } => {
-            Some(Arc::new(S3Objects::connect(s3_options(config, bucket, prefix)).await?))
-        }
+        ArchiveUrl::S3 { bucket, prefix } => Some(Arc::new(
+            S3Objects::connect(s3_options(config, bucket, prefix)).await?,
+        )),
     })
 }
 

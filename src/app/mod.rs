@@ -26,7 +26,7 @@ use crate::{
         import::{self, ImportError, ImportLimits, Input, Source, Summary},
     },
     config::Config,
-    domain::{Error, Kind, SessionId, Tenant},
+    domain::{Error, SessionId, Tenant},
     service::Service,
 };
 
@@ -196,10 +196,15 @@ pub async fn archive(config: &Config, task: Task) -> Result<Report, AppError> {
         backends::must_exist(config)?;
     }
     let service = open(config).await?;
+    let performing = archive::perform(&service, task);
+    tokio::pin!(performing);
     let performed = tokio::select! {
-        performed = archive::perform(&service, task) => performed,
+        performed = &mut performing => performed,
         () = stop_signal().map_err(AppError::Server)? => {
-            Err(Error::new(Kind::Unavailable, "interrupted; run it again to go on"))
+            if let Ok(archive) = service.archive() {
+                archive.stop();
+            }
+            performing.await
         }
     };
     service.close().await;

@@ -48,7 +48,7 @@ use objects::{ObjectError, ObjectErrorKind, Objects};
 pub use rebuild::Rebuilt;
 pub use retention::Expired;
 pub use rewrite::Rewritten;
-pub use run::{Counts, Progress, RunRecord, RunRequest, RunStatus, Trigger};
+pub use run::{Counts, Progress, RunRecord, RunRequest, RunStatus, SESSIONS_MAX, Trigger};
 use segment::{SegmentOptions, SegmentReader};
 pub use sweep::Swept;
 pub use tally::{Requests, Tally};

@@ -31,6 +31,9 @@ pub const SESSIONS_MAX: u64 = 1_000_000_000_000;
 /// Passes in a row that archive nothing although something is due, after which a run gives up.
 const FRUITLESS_PASSES_MAX: u32 = 5;
 
+/// Longest wait of a process that ends for its runs. What they leave undone another goes on with.
+const STOP_WAIT_MAX: Duration = Duration::from_secs(10);
+
 /// Largest record of a run, in bytes of JSON.
 const RECORD_BYTES_MAX: usize = 16 * 1024;
 
@@ -388,10 +391,16 @@ impl Archive {
     }
 
     /// When the session ended that has been due for archiving longest, where there is one.
-    pub async fn oldest_due(&self, older_than: Duration) -> Result<Option<Timestamp>> {
-        let before = now().saturating_add_ms(-ms(older_than));
+    pub async fn oldest_due(&self) -> Result<Option<Timestamp>> {
+        let before = now().saturating_add_ms(-ms(self.0.options.after));
         let due = self.0.catalog.due(before, 1).await?;
         Ok(due.first().map(|due| due.ended_at))
+    }
+
+    /// Waits for the runs of this process, which were asked to [`stop`](Self::stop), as long as that may take.
+    pub async fn settle(&self) {
+        let all = u32::try_from(self.0.options.runs_max.max(1)).unwrap_or(u32::MAX);
+        let _ = tokio::time::timeout(STOP_WAIT_MAX, self.0.runs.0.acquire_many(all)).await;
     }
 
     /// How many sessions a run would archive, up to a hundred thousand.

@@ -157,6 +157,7 @@ impl Service {
     pub async fn close(&self) {
         if let Some(archive) = &self.archive {
             archive.stop();
+            archive.settle().await;
         }
         self.appends.drain().await;
         self.cache.close().await;
