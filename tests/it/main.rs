@@ -37,6 +37,7 @@ mod mongo;
 mod objects;
 #[path = "../../src/archive/objects/conformance.rs"]
 mod objects_conformance;
+mod objects_faults;
 mod openapi;
 mod payloads;
 mod races;
