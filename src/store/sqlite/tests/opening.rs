@@ -139,7 +139,7 @@ fn a_released_step_never_changes() {
 /// all of it.
 #[tokio::test]
 async fn a_database_of_every_version_is_brought_up_to_date() {
-    const CONTENT: &[&str] = &[include_str!("content_v1.sql")];
+    const CONTENT: &[&str] = &[include_str!("content_v1.sql"), include_str!("content_v2.sql")];
     assert_eq!(CONTENT.len(), schema::MIGRATIONS.len());
     for (n, content) in CONTENT.iter().enumerate() {
         let folder = Folder::new();
