@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Every call that takes a key, but for `erase`, fails with `expected`.
-async fn assert_refused(store: &Arc<dyn Store>, key: &SessionKey, expected: Kind) {
+pub async fn assert_refused(store: &Arc<dyn Store>, key: &SessionKey, expected: Kind) {
     assert_eq!(kind(store.session(key).await), expected);
     assert_eq!(kind(store.events(key, &everything()).await), expected);
     assert_eq!(kind(store.event(key, &the("e")).await), expected);
@@ -28,13 +28,13 @@ async fn assert_refused(store: &Arc<dyn Store>, key: &SessionKey, expected: Kind
     assert!(listed.iter().all(|session| session.id != key.id));
 }
 
-async fn reopen(store: &Arc<dyn Store>, key: &SessionKey, now: Timestamp) -> Result<bool, Kind> {
+pub async fn reopen(store: &Arc<dyn Store>, key: &SessionKey, now: Timestamp) -> Result<bool, Kind> {
     let opened = store.open(&key.tenant, session(key.id.as_str()), now).await;
     opened.map(|opened| opened.created).map_err(|error| error.kind())
 }
 
 /// Rounds of upkeep until one finds nothing to do; what they did together.
-async fn tidy(store: &Arc<dyn Store>, now: Timestamp) -> Upkeep {
+pub async fn tidy(store: &Arc<dyn Store>, now: Timestamp) -> Upkeep {
     let mut total = Upkeep::default();
     loop {
         let round = store.upkeep(now).await.unwrap();

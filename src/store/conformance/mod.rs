@@ -25,15 +25,25 @@ use colloquy::{
 };
 use tokio::sync::Barrier;
 
+pub mod adopting;
 pub mod appending;
+pub mod burying;
+pub mod catalog;
 pub mod changing;
+pub mod claiming;
+pub mod committing;
 pub mod erasing;
+pub mod idling;
+pub mod interleaving;
 pub mod lasting;
 pub mod listing;
+pub mod locating;
 pub mod model;
 pub mod opening;
 pub mod paging;
 pub mod racing;
+pub mod restoring;
+pub mod tidying;
 
 /// A database to test on.
 #[async_trait]

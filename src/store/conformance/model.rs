@@ -39,7 +39,7 @@ pub async fn random_histories_side_by_side_read_as_their_models_say(subject: &dy
     .await;
 }
 
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     let seed = match std::env::var("COLLOQUY_TEST_SEED") {
         Ok(seed) => seed.parse().unwrap(),
         Err(_) => {
@@ -52,10 +52,10 @@ fn seed() -> u64 {
 }
 
 /// SplitMix64.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -63,11 +63,11 @@ impl Random {
         ((z ^ (z >> 31)) % bound as u64) as usize
     }
 
-    fn one_in(&mut self, bound: usize) -> bool {
+    pub fn one_in(&mut self, bound: usize) -> bool {
         self.below(bound) == 0
     }
 
-    fn pick<T: Clone>(&mut self, of: &[T]) -> T {
+    pub fn pick<T: Clone>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())].clone()
     }
 
