@@ -29,14 +29,10 @@ pub(super) async fn claim(
         return Ok(Vec::new());
     }
     let ks: Vec<String> = sessions.iter().map(keys::of_session).collect();
-    let mut change = doc! {
+    let change = doc! {
         "epoch": { "$add": [{ "$ifNull": ["$epoch", 0_i64] }, 1_i64] },
         "claim": { "owner": { "$literal": owner.to_string() }, "until": from_now(lease) },
     };
-    if claim == Claim::Archived {
-        // A restore that is given up leaves copies behind: they are looked at when its claim has ended.
-        change.insert("tidyAt", "$$NOW");
-    }
     let taken = ks.iter().map(|k| {
         let mut filter = doc! { "_id": k, "$expr": { "$not": [claim_stands()] } };
         match claim {

@@ -15,10 +15,9 @@ use crate::{
             EVENTS,
             bulk::Bulk,
             call::Call,
-            documents::{self, Bookkeeping, Stored, date},
+            documents::{self, Bookkeeping, Fields, Stored, date},
             fault::{Fault, Result},
             keys::{self, Life},
-            sessions,
         },
     },
 };
@@ -35,8 +34,11 @@ pub(super) async fn bring_back(
     epoch: i64,
     events: &[Event],
 ) -> Result<()> {
-    let place = sessions::place(call, key).await?;
-    let session = keys::of_events(&keys::of_session(key), place.life);
+    let k = keys::of_session(key);
+    let Some(life) = begin(call, &k, epoch).await? else {
+        return Ok(());
+    };
+    let session = keys::of_events(&k, life);
     let (mut statements, mut bytes) = (Vec::new(), 0);
     for event in events {
         let document = documents::event(&session, event, Some(epoch))?;
@@ -55,6 +57,27 @@ pub(super) async fn bring_back(
         statements.push(doc! { "q": filter, "u": document, "upsert": true, "hint": "_id_" });
     }
     replace(call, concern, statements).await
+}
+
+/// Has the session's hot events looked at, in case this is given up; gives its life, if it is archived under this epoch
+/// still.
+async fn begin(call: &Call, k: &str, epoch: i64) -> Result<Option<Life>> {
+    let filter = doc! { "_id": k, "epoch": epoch, "archived": true };
+    let sessions = call.sessions();
+    call.run(move |attempt| {
+        let (sessions, filter) = (sessions.clone(), filter.clone());
+        async move {
+            let found = sessions
+                .find_one_and_update(filter, vec![doc! { "$set": { "tidyAt": "$$NOW" } }])
+                .hint(Hint::Name("_id_".to_owned()))
+                .projection(doc! { "life": 1 })
+                .max_time(attempt.time_max)
+                .comment(Bson::from("colloquy: bring back"))
+                .await?;
+            found.map(|document| Fields(&document).life()).transpose()
+        }
+    })
+    .await
 }
 
 async fn replace(call: &Call, concern: &Document, statements: Vec<Document>) -> Result<()> {
