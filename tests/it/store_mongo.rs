@@ -5,11 +5,16 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use colloquy::store::{
     Store,
+    catalog::Catalog,
     mongo::{self, CHUNKS_DEFAULT, MongoOptions, MongoStore},
 };
 
 use crate::{
-    conformance::{Subject, store_conformance},
+    conformance::{
+        Subject,
+        catalog::{CatalogSubject, catalog_conformance},
+        store_conformance,
+    },
     engines,
 };
 
@@ -26,9 +31,8 @@ impl Mongo {
     }
 }
 
-#[async_trait]
-impl Subject for Mongo {
-    async fn store(&self) -> Arc<dyn Store> {
+impl Mongo {
+    async fn connect(&self) -> Arc<MongoStore> {
         let options = MongoOptions {
             pool_min: 0,
             ..MongoOptions::default()
@@ -37,4 +41,24 @@ impl Subject for Mongo {
     }
 }
 
+#[async_trait]
+impl Subject for Mongo {
+    async fn store(&self) -> Arc<dyn Store> {
+        self.connect().await
+    }
+}
+
+#[async_trait]
+impl CatalogSubject for Mongo {
+    async fn catalog(&self) -> Arc<dyn Catalog> {
+        self.connect().await
+    }
+}
+
 store_conformance!(Mongo::new().await);
+
+mod catalog {
+    use super::*;
+
+    catalog_conformance!(Mongo::new().await);
+}

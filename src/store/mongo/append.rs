@@ -3,8 +3,8 @@
 //!
 //! What can happen between the read and the insert, and what comes of it:
 //!
-//! - The session **ends**: the event is stored all the same. It is a straggler, there for readers and for a later
-//!   run of the archiver; whoever appends after the end was acknowledged is refused.
+//! - The session **ends**: the event is stored all the same; whoever appends after the end was acknowledged is refused.
+//! - The session ends and **is archived**: see below.
 //! - The session **is erased**: the event lands under the erased life's key, where nobody looks any more, not even
 //!   when the id is used again ([`keys`]), and upkeep removes it ([`erasure`](super::erasure)). The append
 //!   began before the erasure was acknowledged, so saying "stored" is no lie: it was stored, then erased. If the
@@ -12,27 +12,36 @@
 //! - The connection **is lost**: the insert is made again. What the first try stored meets its own `_id`, and is
 //!   recognised by its `seq`.
 //! - The process **dies**: a session may be left `initiated` with events; the repeated append makes it active.
+//!
+//! An archiver claims a session that has ended, waits for the time that is called `append_settle` here, reads its events,
+//! and later deletes what it copied. An event must not be told as stored if it landed after that reading: its id may be
+//! in the archive. When the append read that the session goes on, the claim was still to come. So an insert that was
+//! acknowledged within `append_settle` of the moment before that read is there before the archiver reads, and a quarter
+//! is left for clocks that do not run alike. One that took longer may be late: then the append looks at its
+//! sessions again, and where one was claimed meanwhile (its epoch is another) it does not say that the event
+//! was stored, but that the session is archived. So the caller looks for it there. The event stays where it
+//! landed, for readers and, where the session is archived, for the next look of the archive at what is not tidy.
+//!
+//! Of an ended session, an append looks for the event only. When it is not there, its session may have been archived
+//! since it was looked at, so it is looked at once more before the event is called new.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use mongodb::{
-    bson::{Bson, Document, RawDocumentBuf, doc},
-    error::ErrorKind,
-    options::Hint,
-};
+use mongodb::bson::Document;
 
 use super::{
+    archive,
     call::Call,
-    documents::{self, Standing},
+    documents::{self, Place, Standing},
     events,
     fault::{DUPLICATE_KEY, Fault, Result},
-    keys::{self, Life},
+    inserts::{insert_many, last_sequences},
+    keys,
     sequence::{Sequences, Taken},
     sessions,
-    setup::schema::IN_ORDER,
 };
 use crate::{
     domain::{self, Appended, Error, Event, SessionId, Status},
@@ -42,39 +51,48 @@ use crate::{
 /// How often an event is appended anew because what was in its way was gone when looked at.
 const ROUNDS_MAX: u32 = 8;
 
+/// Which part of the time that an archiver waits an append may take without looking at its sessions again.
+const SETTLED_WITHIN: f64 = 0.75;
+
 type Outcome = domain::Result<Appended>;
 
-pub(super) async fn append(
-    call: &Call,
-    sequences: &Sequences,
-    concern: &Document,
-    batch: &[Append],
-) -> Result<Vec<Outcome>> {
-    let mut outcomes: Vec<Option<Outcome>> = batch.iter().map(|_| None).collect();
-    for round in 0..ROUNDS_MAX {
-        let open: Vec<usize> = (0..batch.len()).filter(|&at| outcomes[at].is_none()).collect();
-        if open.is_empty() {
-            break;
+/// What appends go by.
+pub(super) struct Appends<'a> {
+    pub(super) call: &'a Call,
+    pub(super) sequences: &'a Sequences,
+    pub(super) concern: &'a Document,
+    /// The option `append_settle`.
+    pub(super) settle: Duration,
+}
+
+impl Appends<'_> {
+    pub(super) async fn append(&self, batch: &[Append]) -> Result<Vec<Outcome>> {
+        let mut outcomes: Vec<Option<Outcome>> = batch.iter().map(|_| None).collect();
+        for round in 0..ROUNDS_MAX {
+            let open: Vec<usize> = (0..batch.len()).filter(|&at| outcomes[at].is_none()).collect();
+            if open.is_empty() {
+                break;
+            }
+            if round > 0 {
+                self.call.pause(round.min(3)).await?;
+            }
+            let group = Group {
+                call: self.call,
+                sequences: self.sequences,
+                batch,
+                outcomes: &mut outcomes,
+                sessions: HashMap::new(),
+                stored: HashMap::new(),
+                again: Vec::new(),
+            };
+            group.append(open, self.concern, self.settle).await?;
         }
-        if round > 0 {
-            call.pause(round.min(3)).await?;
-        }
-        let group = Group {
-            call,
-            sequences,
-            batch,
-            outcomes: &mut outcomes,
-            sessions: HashMap::new(),
-            stored: HashMap::new(),
-            again: Vec::new(),
-        };
-        group.append(open, concern).await?;
+        let contended = || Err(Fault::Contended.into());
+        Ok(outcomes
+            .into_iter()
+            .map(|outcome| outcome.unwrap_or_else(contended))
+            .collect())
     }
-    let contended = || Err(Fault::Contended.into());
-    Ok(outcomes
-        .into_iter()
-        .map(|outcome| outcome.unwrap_or_else(contended))
-        .collect())
 }
 
 /// A round of appending. Events go by their place in the batch.
@@ -93,8 +111,8 @@ struct Group<'a> {
 }
 
 struct Session {
-    life: Life,
-    status: Status,
+    /// When the round began.
+    place: Place,
     /// What its events share.
     events: String,
     new: Vec<usize>,
@@ -108,13 +126,14 @@ struct Insert {
 }
 
 impl Group<'_> {
-    async fn append(mut self, open: Vec<usize>, concern: &Document) -> Result<()> {
+    async fn append(mut self, open: Vec<usize>, concern: &Document, settle: Duration) -> Result<()> {
+        let began = Instant::now();
         let ended = self.sort(&open).await?;
         self.learn_sequences().await?;
         let mut first = ended.clone();
         first.extend(self.ambiguous());
         self.look_up(&first, &HashMap::new()).await?;
-        self.refuse_open(&ended, refusal::session_ended);
+        self.refuse_ended(&ended).await?;
 
         let (inserts, exhausted) = self.number();
         let inserted = self.insert(inserts).await?;
@@ -124,6 +143,9 @@ impl Group<'_> {
         self.refuse_open(&exhausted, refusal::seq_exhausted);
 
         self.settle_sequences();
+        if began.elapsed() > settle.mul_f64(SETTLED_WITHIN) {
+            self.refuse_late(concern).await?;
+        }
         self.repeat();
         self.activate(&open, concern).await
     }
@@ -148,21 +170,16 @@ impl Group<'_> {
     /// or of an ended session; gives the last.
     async fn sort(&mut self, open: &[usize]) -> Result<Vec<usize>> {
         let keys: Vec<String> = open.iter().map(|&at| self.key(at)).collect();
-        let mut distinct = keys.clone();
-        distinct.sort_unstable();
-        distinct.dedup();
-        let standings: HashMap<_, _> = sessions::standings(self.call, distinct)
-            .await?
-            .into_iter()
-            .collect();
+        let standings = self.standings(keys.clone()).await?;
         let (mut ended, mut seen) = (Vec::new(), HashMap::new());
         for (&at, k) in open.iter().zip(keys) {
             let Append { key, event, .. } = &self.batch[at];
-            let (status, life) = match standings.get(&k) {
-                Some(Standing::Session(status, life)) => (*status, *life),
+            let place = match standings.get(&k) {
+                Some(Standing::Session(place)) if place.pointer.is_none() => place,
                 standing => {
                     let refusal = match standing {
-                        Some(_) => refusal::session_erased(&key.id),
+                        Some(Standing::Session(_)) => refusal::session_archived(&key.id),
+                        Some(Standing::Erased) => refusal::session_erased(&key.id),
                         None => refusal::session_not_found(&key.id),
                     };
                     self.outcomes[at] = Some(Err(refusal));
@@ -176,21 +193,82 @@ impl Group<'_> {
                 }
                 Entry::Vacant(vacant) => vacant.insert(at),
             };
-            let events = keys::of_events(&k, life);
-            let session = self.sessions.entry(k).or_insert(Session {
-                life,
-                status,
+            let events = keys::of_events(&k, place.life);
+            let session = self.sessions.entry(k).or_insert_with(|| Session {
+                place: place.clone(),
                 events,
                 new: Vec::new(),
                 taken: None,
             });
-            if status.has_ended() {
+            if place.status.has_ended() {
                 ended.push(at);
             } else {
                 session.new.push(at);
             }
         }
         Ok(ended)
+    }
+
+    async fn standings(&self, mut keys: Vec<String>) -> Result<HashMap<String, Standing>> {
+        keys.sort_unstable();
+        keys.dedup();
+        let standings = sessions::standings(self.call, keys).await?;
+        Ok(standings.into_iter().collect())
+    }
+
+    /// Refuses the events of ended sessions that were not found, unless they may have been moved meanwhile.
+    async fn refuse_ended(&mut self, ended: &[usize]) -> Result<()> {
+        let missing: Vec<usize> = ended.iter().copied().filter(|&at| self.is_open(at)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let now = self
+            .standings(missing.iter().map(|&at| self.key(at)).collect())
+            .await?;
+        for at in missing {
+            let k = self.key(at);
+            let id = &self.batch[at].key.id;
+            let refusal = match now.get(&k) {
+                Some(Standing::Session(place)) if place.pointer.is_some() => refusal::session_archived(id),
+                Some(Standing::Session(place)) if place.epoch == self.sessions[&k].place.epoch => {
+                    refusal::session_ended(id)
+                }
+                // Archived and restored, or erased: the next round finds out.
+                _ => continue,
+            };
+            self.outcomes[at] = Some(Err(refusal));
+        }
+        Ok(())
+    }
+
+    /// Takes back what was said of new events that an archiver may not have met, and has their sessions looked at.
+    async fn refuse_late(&mut self, concern: &Document) -> Result<()> {
+        let is_new = |at: &usize| matches!(&self.outcomes[*at], Some(Ok(appended)) if !appended.replayed);
+        let new: HashMap<&String, Vec<usize>> = self
+            .sessions
+            .iter()
+            .map(|(k, session)| (k, session.new.iter().copied().filter(is_new).collect::<Vec<_>>()))
+            .filter(|(_, new)| !new.is_empty())
+            .collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let now = self.standings(new.keys().copied().cloned().collect()).await?;
+        let is_late = |k: &String| {
+            let then = &self.sessions[k].place;
+            matches!(now.get(k), Some(Standing::Session(place)) if place.life == then.life
+                && (place.pointer.is_some() || place.epoch != then.epoch))
+        };
+        let late: Vec<(String, Vec<usize>)> = new
+            .into_iter()
+            .filter(|(k, _)| is_late(k))
+            .map(|(k, places)| (k.clone(), places))
+            .collect();
+        for &at in late.iter().flat_map(|(_, places)| places) {
+            self.outcomes[at] = Some(Err(refusal::session_archived(&self.batch[at].key.id)));
+        }
+        let untidy = late.into_iter().map(|(k, _)| k).collect();
+        archive::make_untidy(self.call, untidy, concern).await
     }
 
     /// Asks for the greatest numbers of sessions that this process does not know.
@@ -200,7 +278,7 @@ impl Group<'_> {
             if self.sequences.knows(&session.events) {
                 continue;
             }
-            if session.status == Status::Initiated {
+            if session.place.status == Status::Initiated {
                 // No event yet, or one whose append was cut short; the clock is ahead of that.
                 self.sequences.learn(&session.events, None);
             } else {
@@ -301,7 +379,7 @@ impl Group<'_> {
         }
         let document = |insert: &Insert| {
             let events = &self.sessions[&self.key(insert.at)].events;
-            documents::event(events, &insert.event)
+            documents::event(events, &insert.event, None)
         };
         let documents = inserts.iter().map(document).collect::<Result<Vec<_>>>()?;
         let (refused, again) = insert_many(self.call, documents).await?;
@@ -365,8 +443,8 @@ impl Group<'_> {
             let Some(session) = self.sessions.get(&k) else {
                 continue;
             };
-            if session.status == Status::Initiated {
-                activated.push((k, session.life));
+            if session.place.status == Status::Initiated {
+                activated.push((k, session.place.life));
             }
         }
         activated.sort_unstable_by(|a, b| a.0.cmp(&b.0));
@@ -374,7 +452,7 @@ impl Group<'_> {
         if activated.is_empty() {
             return Ok(());
         }
-        sessions::activate(self.call, activated, concern.clone()).await
+        sessions::activate(self.call, activated, concern).await
     }
 }
 
@@ -395,70 +473,4 @@ struct Inserted {
     met: Vec<usize>,
     /// The numbers of those that an earlier try of the same insert may have stored.
     own: HashMap<usize, i64>,
-}
-
-/// Inserts the documents, and gives the codes of those that were refused by their place, and whether an earlier try
-/// may have stored some.
-async fn insert_many(call: &Call, documents: Vec<RawDocumentBuf>) -> Result<(HashMap<usize, i32>, bool)> {
-    let (events, documents) = (call.events(), Arc::new(documents));
-    call.run(move |attempt| {
-        let (events, documents) = (events.clone(), Arc::clone(&documents));
-        async move {
-            let inserted = events
-                .insert_many(documents.iter())
-                .ordered(false)
-                .comment(Bson::from("colloquy: append"))
-                .await;
-            let error = match inserted {
-                Ok(_) => return Ok((HashMap::new(), attempt.again)),
-                Err(error) => error,
-            };
-            let refused = match error.kind.as_ref() {
-                ErrorKind::InsertMany(many) if many.write_concern_error.is_none() => &many.write_errors,
-                _ => return Err(error.into()),
-            };
-            let refused: HashMap<_, _> = refused
-                .iter()
-                .flatten()
-                .map(|refused| (refused.index, refused.code))
-                .collect();
-            match refused
-                .values()
-                .map(|&code| Fault::of_code(code))
-                .find(Fault::is_passing)
-            {
-                Some(passing) => Err(passing),
-                None => Ok((refused, attempt.again)),
-            }
-        }
-    })
-    .await
-}
-
-/// The greatest number of each of these sessions that has events: the index tells, without a look at an event.
-async fn last_sequences(call: &Call, sessions: Vec<String>) -> Result<HashMap<String, i64>> {
-    let events = call.events();
-    call.read(move |attempt| {
-        let events = events.clone();
-        let pipeline = [
-            doc! { "$match": { "session": { "$in": &sessions } } },
-            doc! { "$group": { "_id": "$session", "last": { "$max": "$seq" } } },
-        ];
-        async move {
-            let mut found = events
-                .aggregate(pipeline)
-                .hint(Hint::Name(IN_ORDER.to_owned()))
-                .max_time(attempt.time_max)
-                .comment(Bson::from("colloquy: last seq"))
-                .await?;
-            let mut lasts = HashMap::new();
-            while found.advance().await? {
-                let fields = documents::Fields(found.current());
-                let last = fields.optional_integer("last")?.ok_or(Fault::Stored("seq"))?;
-                lasts.insert(fields.text("_id")?.to_owned(), last);
-            }
-            Ok(lasts)
-        }
-    })
-    .await
 }

@@ -11,18 +11,34 @@
 //!
 //! `life` (2 and up) is on a session that was opened again after an erasure; the `session` of its events ends in `#2`.
 //! `sweepAt` is when upkeep next looks for events that an erasure left behind; see [`erasure`](super::erasure).
+//! `openedAt` is when the session was opened, by the server's clock.
+//!
+//! What the archive keeps on a session; see [`archive`](super::archive):
+//!
+//! ```text
+//! archive: { segment: "default.2026-09-01.0198…", firstRow: 1200, rows: 57 }   it is archived, and `archived` is true
+//! epoch: 3                                                    grows with every claim; 0 where it is not there
+//! claim: { owner: "default.2026-09-01.0198…", until: ISODate(…) }   somebody archives or restores it until then
+//! left: ["default.2026-08-30.0197…"]                          segments that may hold bytes of it besides; never empty
+//! tidyAt: ISODate(…)                                          when its hot events are looked at next
+//! restoredAt: ISODate(…)                                      when it was brought back last
+//! ```
+//!
+//! A tombstone keeps `epoch` and `left`. An event that was brought back has the `epoch` under which it was.
 //! What has no value is left out.
 
 use std::str::FromStr;
 
-use mongodb::bson::{DateTime, RawBsonRef, RawDocument, RawDocumentBuf};
+use mongodb::bson::{DateTime, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 
 use super::{
     fault::{Fault, Result},
     keys::{self, Life},
     payload::{DocumentWriter, to_object},
 };
-use crate::domain::{Event, JsonObject, Session, SessionId, SessionKey, Status, Tenant, Timestamp};
+use crate::domain::{
+    Event, JsonObject, Pointer, SegmentName, Session, SessionId, SessionKey, Status, Tenant, Timestamp,
+};
 
 /// What a session's key holds.
 #[derive(Debug, Clone)]
@@ -39,26 +55,68 @@ pub(super) struct Tombstone {
     pub(super) forget_at: Timestamp,
     pub(super) life: Life,
     pub(super) sweep_at: Timestamp,
+    pub(super) epoch: i64,
+    /// The archive may still hold bytes of the session.
+    pub(super) is_left: bool,
 }
 
-/// What an append needs to know of its session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a session stands, without what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Standing {
-    Session(Status, Life),
+    Session(Place),
     Erased,
+}
+
+/// Where a session is in its course, and its events with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) status: Status,
+    pub(super) life: Life,
+    pub(super) epoch: i64,
+    /// Of an archived session.
+    pub(super) pointer: Option<Pointer>,
+    /// There is a claim, whether it stands or not.
+    pub(super) is_claimed: bool,
+}
+
+/// What a session's document holds besides the session.
+#[derive(Debug, Clone)]
+pub(super) struct Bookkeeping {
+    pub(super) life: Life,
+    pub(super) epoch: i64,
+    pub(super) opened_at: Option<Timestamp>,
+    /// Where an earlier life may have left events behind.
+    pub(super) sweep_at: Option<Timestamp>,
+}
+
+impl Bookkeeping {
+    /// Of a session whose id was never used.
+    pub(super) fn new(opened_at: Timestamp) -> Self {
+        Self {
+            life: Life::FIRST,
+            epoch: 0,
+            opened_at: Some(opened_at),
+            sweep_at: None,
+        }
+    }
 }
 
 pub(super) fn date(at: Timestamp) -> DateTime {
     DateTime::from_millis(at.unix_ms())
 }
 
-/// The document of a session; `sweep_at` where an earlier life may have left events behind.
-pub(super) fn session(
-    tenant: &Tenant,
-    session: &Session,
-    life: Life,
-    sweep_at: Option<Timestamp>,
-) -> Result<RawDocumentBuf> {
+/// The `archive` of an archived session. Rows are counted by an `i64` in a file, so none is out of range.
+pub(super) fn archive(pointer: &Pointer) -> Document {
+    let row = |row: u64| i64::try_from(row).unwrap_or(i64::MAX);
+    doc! {
+        "segment": pointer.segment.to_string(),
+        "firstRow": row(pointer.first_row),
+        "rows": row(pointer.rows),
+    }
+}
+
+/// The document of a session.
+pub(super) fn session(tenant: &Tenant, session: &Session, besides: &Bookkeeping) -> Result<RawDocumentBuf> {
     let key = SessionKey::new(tenant.clone(), session.id.clone());
     let mut document = DocumentWriter::with_capacity(512 + session.metadata.as_str().len() * 2);
     document.text("_id", &keys::of_session(&key));
@@ -75,17 +133,24 @@ pub(super) fn session(
     document.optional_text("endReason", session.end_reason.as_deref());
     document.integer("version", session.version);
     document.boolean("archived", session.archived);
-    if let Some(number) = life.number() {
+    if let Some(opened_at) = besides.opened_at {
+        document.date("openedAt", opened_at);
+    }
+    if let Some(number) = besides.life.number() {
         document.integer("life", number);
     }
-    if let Some(sweep_at) = sweep_at {
+    if besides.epoch > 0 {
+        document.integer("epoch", besides.epoch);
+    }
+    if let Some(sweep_at) = besides.sweep_at {
         document.date("sweepAt", sweep_at);
     }
     document.finish()
 }
 
-/// The document of an event; `events` is the key that the events of its session share.
-pub(super) fn event(events: &str, event: &Event) -> Result<RawDocumentBuf> {
+/// The document of an event; `events` is the key that the events of its session share, and `epoch` the one under which
+/// it was brought back.
+pub(super) fn event(events: &str, event: &Event, epoch: Option<i64>) -> Result<RawDocumentBuf> {
     let mut document = DocumentWriter::with_capacity(512 + event.payload.as_str().len() * 2);
     document.text("_id", &keys::of_event(events, &event.id));
     document.text("session", events);
@@ -94,6 +159,9 @@ pub(super) fn event(events: &str, event: &Event) -> Result<RawDocumentBuf> {
     document.date("timestamp", event.timestamp);
     document.text("type", event.event_type.as_str());
     document.object("payload", &event.payload)?;
+    if let Some(epoch) = epoch {
+        document.integer("epoch", epoch);
+    }
     document.finish()
 }
 
@@ -135,16 +203,22 @@ pub(super) fn read_standing(document: &RawDocument) -> Result<Standing> {
     if fields.get("erased")?.is_some() {
         return Ok(Standing::Erased);
     }
-    Ok(Standing::Session(fields.parsed("status")?, fields.life()?))
+    Ok(Standing::Session(Place {
+        status: fields.parsed("status")?,
+        life: fields.life()?,
+        epoch: fields.epoch()?,
+        pointer: fields.pointer()?,
+        is_claimed: fields.get("claim")?.is_some(),
+    }))
 }
 
-pub(super) const STANDING_FIELDS: [&str; 3] = ["status", "life", "erased"];
+pub(super) const STANDING_FIELDS: [&str; 6] = ["status", "life", "erased", "epoch", "archive", "claim"];
 
 /// The fields of a stored document: what does not read back as what was written is a fault of the store's.
 pub(super) struct Fields<'a>(pub(super) &'a RawDocument);
 
 impl<'a> Fields<'a> {
-    fn get(&self, name: &'static str) -> Result<Option<RawBsonRef<'a>>> {
+    pub(super) fn get(&self, name: &'static str) -> Result<Option<RawBsonRef<'a>>> {
         let value = self.0.get(name).map_err(|_| Fault::Stored(name))?;
         Ok(value.filter(|value| !matches!(value, RawBsonRef::Null)))
     }
@@ -166,7 +240,7 @@ impl<'a> Fields<'a> {
             .transpose()
     }
 
-    fn parsed<T: FromStr>(&self, name: &'static str) -> Result<T> {
+    pub(super) fn parsed<T: FromStr>(&self, name: &'static str) -> Result<T> {
         self.optional_parsed(name)?.ok_or(Fault::Stored(name))
     }
 
@@ -181,7 +255,7 @@ impl<'a> Fields<'a> {
             .transpose()
     }
 
-    fn integer(&self, name: &'static str) -> Result<i64> {
+    pub(super) fn integer(&self, name: &'static str) -> Result<i64> {
         self.optional_integer(name)?.ok_or(Fault::Stored(name))
     }
 
@@ -191,7 +265,7 @@ impl<'a> Fields<'a> {
             .ok_or(Fault::Stored(name))
     }
 
-    fn optional_date(&self, name: &'static str) -> Result<Option<Timestamp>> {
+    pub(super) fn optional_date(&self, name: &'static str) -> Result<Option<Timestamp>> {
         let read = |value: RawBsonRef<'_>| {
             value
                 .as_datetime()
@@ -206,9 +280,35 @@ impl<'a> Fields<'a> {
         self.optional_date(name)?.ok_or(Fault::Stored(name))
     }
 
-    fn object(&self, name: &'static str) -> Result<JsonObject> {
+    pub(super) fn object(&self, name: &'static str) -> Result<JsonObject> {
         let document = self.get(name)?.and_then(RawBsonRef::as_document);
         to_object(document.ok_or(Fault::Stored(name))?)
+    }
+
+    /// The key of a session.
+    pub(super) fn key(&self) -> Result<SessionKey> {
+        Ok(SessionKey::new(self.parsed("tenant")?, self.parsed("sessionId")?))
+    }
+
+    pub(super) fn epoch(&self) -> Result<i64> {
+        Ok(self.optional_integer("epoch")?.unwrap_or_default())
+    }
+
+    pub(super) fn segment(&self) -> Result<SegmentName> {
+        self.parsed("segment")
+    }
+
+    pub(super) fn pointer(&self) -> Result<Option<Pointer>> {
+        let Some(archive) = self.get("archive")? else {
+            return Ok(None);
+        };
+        let archive = Fields(archive.as_document().ok_or(Fault::Stored("archive"))?);
+        let row = |name| u64::try_from(archive.integer(name)?).map_err(|_| Fault::Stored(name));
+        Ok(Some(Pointer {
+            segment: archive.segment()?,
+            first_row: row("firstRow")?,
+            rows: row("rows")?,
+        }))
     }
 
     pub(super) fn life(&self) -> Result<Life> {
@@ -228,6 +328,8 @@ impl<'a> Fields<'a> {
             forget_at: erased.date("forgetAt")?,
             life: self.life()?,
             sweep_at: self.date("sweepAt")?,
+            epoch: self.epoch()?,
+            is_left: self.get("left")?.is_some(),
         }))
     }
 }

@@ -13,6 +13,9 @@
 //! insert, for longer than a tombstone stands. Such an event is never read as another session's if the id was opened
 //! again over the tombstone; if it was forgotten first, the first life's keys are used anew, which is why a tombstone
 //! stands for a day at least.
+//!
+//! Of a session that was archived, the tombstone also lists the segments that may hold bytes of it, in `left`. The archive
+//! takes them off when it has removed the bytes, and until then the tombstone stands, even past `forgetAt`.
 
 use mongodb::{
     bson::{Bson, Document, doc},
@@ -20,7 +23,7 @@ use mongodb::{
 };
 
 use super::{
-    MongoOptions,
+    MongoOptions, archive,
     call::Call,
     documents::{self, Fields, Stored, Tombstone, date},
     fault::{Fault, Result},
@@ -35,6 +38,9 @@ use crate::{
 
 /// How long after an erasure upkeep looks for stragglers: longer than any call may take, with its abandoned work.
 const STRAGGLERS_AFTER_MS: i64 = 10 * 60 * 1_000;
+
+/// How long a tombstone whose time is over waits for the archive until upkeep looks at it again.
+const LEFT_AFTER_MS: i64 = 10 * 60 * 1_000;
 
 /// Hides the session, then deletes its events. What can't be deleted now is left to upkeep.
 pub(super) async fn erase(
@@ -66,6 +72,11 @@ async fn bury(call: &Call, key: &SessionKey, forget_at: Timestamp) -> Result<Opt
         "erased": { "at": "$$NOW", "forgetAt": { "$literal": date(forget_at) } },
         "life": "$life",
         "sweepAt": "$$NOW",
+        "epoch": "$epoch",
+        "left": archive::left_with(vec![
+            Bson::from("$archive.segment"),
+            archive::when(archive::claim_stands(), "$claim.owner".into()),
+        ]),
     };
     let sessions = call.sessions();
     let buried = call
@@ -201,7 +212,7 @@ async fn due(call: &Call, now: Timestamp, sessions_max: u32) -> Result<Vec<Due>>
         async move {
             let mut found = sessions
                 .find(doc! { "sweepAt": { "$lte": date(now) } })
-                .projection(doc! { "_id": 1, "erased": 1, "life": 1, "sweepAt": 1 })
+                .projection(doc! { "_id": 1, "erased": 1, "life": 1, "sweepAt": 1, "epoch": 1, "left": 1 })
                 .hint(Hint::Name(BY_SWEEP.to_owned()))
                 .sort(doc! { "sweepAt": 1 })
                 .limit(i64::from(sessions_max))
@@ -246,6 +257,10 @@ async fn sweep(
     }
     match session.tombstone {
         None => postpone(call, &session.k, session.sweep_at, None).await?,
+        Some(tombstone) if tombstone.forget_at <= now && tombstone.is_left => {
+            let next = now.saturating_add_ms(LEFT_AFTER_MS);
+            postpone(call, &session.k, session.sweep_at, Some(next)).await?;
+        }
         Some(tombstone) if tombstone.forget_at <= now => {
             *tombstones_dropped += forget(call, &session.k, tombstone).await?;
         }
@@ -268,6 +283,7 @@ async fn forget(call: &Call, k: &str, tombstone: Tombstone) -> Result<usize> {
         "_id": k,
         "erased.at": date(tombstone.at),
         "erased.forgetAt": date(tombstone.forget_at),
+        "left": { "$exists": false },
     };
     let sessions = call.sessions();
     call.run(move |_| {

@@ -4,6 +4,13 @@
 //! a session that is still there afterwards was whole when its events were read. Which [`Life`] it is in is only known then:
 //! it is taken to be the first, which nearly all are, and the events of another are read next.
 //!
+//! The same look tells whether the session is archived. If it has a pointer by then, an event that was acknowledged
+//! before is among those that the pointer leads to, or it was not there to be deleted, and so it was among those that were
+//! read. If it has none, it may have been archived and restored between the two reads, and then the first may
+//! have missed what came back. A restore takes a claim, which gives the session another epoch: so the events are
+//! good when the session was hot under the same epoch before they were read, and else are read once more. A session that
+//! nobody ever claimed has the epoch 0, which is what is assumed at first.
+//!
 //! A page is one range of the index `{session, timestamp, seq}`, from exactly where the last page ended. The index
 //! does not hold the event's id, which orders events of one timestamp and one `seq`: so few, if any, that they are put in
 //! order here. Two events share a `seq` only when two processes gave it at the same microsecond.
@@ -15,7 +22,7 @@ use mongodb::{
 
 use super::{
     call::Call,
-    documents::{self, date},
+    documents::{self, Place, date},
     fault::Result,
     keys::{self, Life},
     sessions,
@@ -23,29 +30,59 @@ use super::{
 };
 use crate::{
     domain::{Event, EventId, EventPosition, EventQuery, Order, Page, SessionKey, Timestamp},
-    store::refusal,
+    store::{HotEvent, HotEvents, refusal},
 };
 
-pub(super) async fn get(call: &Call, key: &SessionKey, id: &EventId) -> Result<Event> {
-    let mut life = Life::FIRST;
+pub(super) async fn get(call: &Call, key: &SessionKey, id: &EventId) -> Result<HotEvent> {
+    let mut view = View::default();
     loop {
-        let session = keys::of_events(&keys::of_session(key), life);
+        let session = keys::of_events(&keys::of_session(key), view.life);
         let wanted = vec![(keys::of_event(&session, id), session)];
         let found = find(call, wanted).await?.pop();
-        if !is_still(call, key, &mut life).await? {
+        let Some(place) = view.confirm(sessions::place(call, key).await?) else {
             continue;
-        }
-        return match found {
-            Some((_, document)) => documents::read_event(&document, &key.id),
-            None => Err(refusal::event_not_found(&key.id, id).into()),
         };
+        let event = found
+            .map(|(_, document)| documents::read_event(&document, &key.id))
+            .transpose()?;
+        if event.is_none() && place.pointer.is_none() {
+            return Err(refusal::event_not_found(&key.id, id).into());
+        }
+        return Ok(HotEvent {
+            event,
+            archived: place.pointer,
+        });
     }
 }
 
-/// Whether the key's session is there, and in this life; in whichever it is, `life` says so afterwards.
-async fn is_still(call: &Call, key: &SessionKey, life: &mut Life) -> Result<bool> {
-    let assumed = std::mem::replace(life, sessions::life(call, key).await?);
-    Ok(assumed == *life)
+/// What is taken to be so of a session while its events are read.
+struct View {
+    life: Life,
+    /// Hot, under this epoch; `None` when it was known to be archived.
+    hot: Option<i64>,
+}
+
+impl Default for View {
+    fn default() -> Self {
+        Self {
+            life: Life::FIRST,
+            hot: Some(0),
+        }
+    }
+}
+
+impl View {
+    /// Gives where the session is, if events that were read under this view are all there are with it. Else the view is that of
+    /// `now`.
+    fn confirm(&mut self, now: Place) -> Option<Place> {
+        let hot = now.pointer.is_none().then_some(now.epoch);
+        if now.life == self.life && (hot.is_none() || hot == self.hot) {
+            return Some(now);
+        }
+        self.life = now.life;
+        self.hot = hot;
+        None
+    }
 }
 
 /// The stored ones of some events, each named by its key and the key that its session's events share.
@@ -87,12 +124,15 @@ pub(super) async fn find(
     .await
 }
 
-pub(super) async fn page(call: &Call, key: &SessionKey, query: &EventQuery) -> Result<Page<Event>> {
-    let mut life = Life::FIRST;
+pub(super) async fn page(call: &Call, key: &SessionKey, query: &EventQuery) -> Result<HotEvents> {
+    let mut view = View::default();
     loop {
-        let page = page_of(call, key, life, query).await?;
-        if is_still(call, key, &mut life).await? {
-            return Ok(page);
+        let page = page_of(call, key, view.life, query).await?;
+        if let Some(place) = view.confirm(sessions::place(call, key).await?) {
+            return Ok(HotEvents {
+                archived: place.pointer,
+                ..page.into()
+            });
         }
     }
 }

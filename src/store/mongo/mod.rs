@@ -1,12 +1,12 @@
 //! The store for many replicas: MongoDB, as a replica set or sharded.
 //!
-//! - Two collections, `sessions` and `events`; an operator finds in `documents` what lies in them, and in `keys`
+//! - Two collections, `sessions` and `events`, and a small one for records of the archive; an operator finds in `documents` what lies in them, and in `keys`
 //!   how it is named. Every statement of the request path names its session's key, which is the shard key, and so
-//!   goes to one shard; only the listing and upkeep ask all of them.
+//!   goes to one shard; only the listing, upkeep and what looks for work of the archive ask all of them.
 //! - A write is acknowledged when a majority has it in its journal (I1), and reads go to the primary and see what a
 //!   majority has (I3). No transactions: each change is one statement on one document, with a condition that holds
 //!   once, so whoever is second learns it, and everything can be repeated.
-//! - Appends share an insert; see `append`. Erasure is a tombstone first; see `erasure`.
+//! - Appends share an insert; see `append`. Erasure is a tombstone first; see `erasure`. What the archive needs: see `archive`.
 //! - A call has a time limit, for the server too, and ends as [`Kind::Unavailable`]; see `call` and `fault`.
 //! - The database is prepared by `colloquy init`, never by serving; see `setup`.
 //!
@@ -30,19 +30,24 @@ use crate::domain::{
 };
 
 mod append;
+mod archive;
+mod bulk;
 mod call;
 mod connect;
 mod documents;
 mod erasure;
 mod events;
 mod fault;
+mod inserts;
 mod keys;
+mod listing;
 mod payload;
 mod primary;
 mod sequence;
 mod sessions;
 mod setup;
 
+use append::Appends;
 use call::Calls;
 use connect::Connection;
 use sequence::Sequences;
@@ -51,6 +56,7 @@ use setup::{Mode, admin::Server};
 
 const SESSIONS: &str = "sessions";
 const EVENTS: &str = "events";
+const ARCHIVE_RUNS: &str = "archive_runs";
 
 /// The database of a URL that names none.
 const DATABASE_DEFAULT: &str = "colloquy";
@@ -79,6 +85,9 @@ pub struct MongoOptions {
     pub setup_time_max: Duration,
     /// Sessions whose last `seq` is remembered, by about 200 bytes each.
     pub sequences_max: usize,
+    /// How long the archive waits between claiming a session and reading its events; an append that takes nearly as long
+    /// looks at its sessions again. See [`settle_time`](super::catalog::Catalog::settle_time).
+    pub append_settle: Duration,
     /// Events of an erased session deleted by one statement; at least one.
     pub purge_events_max: u32,
     /// Events deleted in one round of upkeep, about.
@@ -100,6 +109,7 @@ impl Default for MongoOptions {
             connect_time_max: Duration::from_secs(3),
             setup_time_max: Duration::from_hours(1),
             sequences_max: 65_536,
+            append_settle: Duration::from_secs(2),
             purge_events_max: 500,
             upkeep_events_max: 5_000,
             upkeep_sessions_max: 100,
@@ -231,7 +241,7 @@ impl Store for MongoStore {
 
     async fn sessions(&self, tenant: &Tenant, query: &SessionQuery) -> Result<Page<Session>> {
         let call = self.calls.begin().await?;
-        Ok(sessions::list(&call, tenant, query).await?)
+        Ok(listing::list(&call, tenant, query).await?)
     }
 
     async fn patch(&self, key: &SessionKey, patch: &SessionPatch, expected: &Expected) -> Result<Session> {
@@ -254,17 +264,23 @@ impl Store for MongoStore {
             return Ok(Vec::new());
         }
         let call = self.calls.begin().await?;
-        Ok(append::append(&call, &self.sequences, &self.concern, &batch).await?)
+        let appends = Appends {
+            call: &call,
+            sequences: &self.sequences,
+            concern: &self.concern,
+            settle: self.options.append_settle,
+        };
+        Ok(appends.append(&batch).await?)
     }
 
     async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<HotEvents> {
         let call = self.calls.begin().await?;
-        Ok(events::page(&call, key, query).await?.into())
+        Ok(events::page(&call, key, query).await?)
     }
 
     async fn event(&self, key: &SessionKey, id: &EventId) -> Result<HotEvent> {
         let call = self.calls.begin().await?;
-        Ok(events::get(&call, key, id).await?.into())
+        Ok(events::get(&call, key, id).await?)
     }
 
     async fn ping(&self) -> Result<()> {

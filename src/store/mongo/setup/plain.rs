@@ -195,7 +195,7 @@ fn is(listed: &Document, wanted: &Index) -> bool {
     listed
         .get_document("key")
         .is_ok_and(|key| same_keys(key, &wanted.key))
-        && listed.get_document("partialFilterExpression").ok() == wanted.filter().as_ref()
+        && listed.get_document("partialFilterExpression").ok() == wanted.only.as_ref()
         && !flag("unique")
         && !flag("sparse")
         && !flag("hidden")

@@ -7,6 +7,12 @@ pub(crate) const BY_USER: &str = "tenant_user_start";
 pub(crate) const BY_STATUS: &str = "tenant_status_start";
 pub(crate) const BY_SWEEP: &str = "sweep";
 pub(crate) const IN_ORDER: &str = "session_order";
+pub(crate) const BY_END: &str = "end";
+pub(crate) const BY_TIDY: &str = "tidy";
+pub(crate) const BY_SEGMENT: &str = "segment";
+pub(crate) const BY_OWNER: &str = "owner";
+pub(crate) const BY_LEFT: &str = "left";
+pub(crate) const BY_RUN: &str = "run";
 
 /// What the title of every validator of ours begins with.
 pub(super) const OURS: &str = "Colloquy: ";
@@ -15,15 +21,16 @@ pub(super) struct Collection {
     pub(super) name: &'static str,
     pub(super) validator: Document,
     pub(super) indexes: Vec<Index>,
-    /// By which a cluster spreads it: ranged, so that the chunks can be split on the hash that keys begin with.
-    pub(super) shard_key: &'static str,
+    /// By which a cluster spreads it: ranged, so that the chunks can be split on the hash that keys begin with. `None` for
+    /// a collection that is small for ever, and stays on one shard.
+    pub(super) shard_key: Option<&'static str>,
 }
 
 pub(super) struct Index {
     pub(super) name: &'static str,
     pub(super) key: Document,
-    /// Only documents that have this field are in the index.
-    pub(super) only_with: Option<&'static str>,
+    /// Only documents that are so are in the index.
+    pub(super) only: Option<Document>,
 }
 
 impl Index {
@@ -31,13 +38,17 @@ impl Index {
         Self {
             name,
             key,
-            only_with: None,
+            only: None,
         }
     }
 
     fn only_with(self, field: &'static str) -> Self {
+        self.only(doc! { field: { "$exists": true } })
+    }
+
+    fn only(self, only: Document) -> Self {
         Self {
-            only_with: Some(field),
+            only: Some(only),
             ..self
         }
     }
@@ -45,23 +56,24 @@ impl Index {
     /// As `createIndexes` takes it.
     pub(super) fn definition(&self) -> Document {
         let mut definition = doc! { "key": self.key.clone(), "name": self.name };
-        if let Some(filter) = self.filter() {
-            definition.insert("partialFilterExpression", filter);
+        if let Some(only) = &self.only {
+            definition.insert("partialFilterExpression", only);
         }
         definition
     }
-
-    pub(super) fn filter(&self) -> Option<Document> {
-        self.only_with.map(|field| doc! { field: { "$exists": true } })
-    }
 }
 
-pub(super) fn collections() -> [Collection; 2] {
-    [sessions(), events()]
+pub(super) fn collections() -> [Collection; 3] {
+    [sessions(), events(), archive_runs()]
 }
 
 fn sessions() -> Collection {
-    let text = || doc! { "bsonType": "string" };
+    let (text, date, integer) = (
+        || doc! { "bsonType": "string" },
+        || doc! { "bsonType": "date" },
+        || doc! { "bsonType": ["long", "int"] },
+    );
+    let left = || doc! { "bsonType": "array", "items": text() };
     let session = doc! {
         "title": "a session",
         "required": ["tenant", "sessionId", "status", "metadata", "startedAt", "version", "archived"],
@@ -72,11 +84,26 @@ fn sessions() -> Collection {
             "status": { "enum": ["initiated", "active", "completed", "failed"] },
             "language": text(),
             "metadata": { "bsonType": "object" },
-            "startedAt": { "bsonType": "date" },
-            "endedAt": { "bsonType": "date" },
+            "startedAt": date(),
+            "endedAt": date(),
             "endReason": text(),
-            "version": { "bsonType": ["long", "int"] },
+            "version": integer(),
             "archived": { "bsonType": "bool" },
+            "openedAt": date(),
+            "restoredAt": date(),
+            "epoch": integer(),
+            "archive": {
+                "bsonType": "object",
+                "required": ["segment", "firstRow", "rows"],
+                "properties": { "segment": text(), "firstRow": integer(), "rows": integer() },
+            },
+            "claim": {
+                "bsonType": "object",
+                "required": ["owner", "until"],
+                "properties": { "owner": text(), "until": date() },
+            },
+            "left": left(),
+            "tidyAt": date(),
         },
     };
     let tombstone = doc! {
@@ -86,9 +113,11 @@ fn sessions() -> Collection {
             "erased": {
                 "bsonType": "object",
                 "required": ["at", "forgetAt"],
-                "properties": { "at": { "bsonType": "date" }, "forgetAt": { "bsonType": "date" } },
+                "properties": { "at": date(), "forgetAt": date() },
             },
-            "sweepAt": { "bsonType": "date" },
+            "sweepAt": date(),
+            "epoch": integer(),
+            "left": left(),
         },
     };
     Collection {
@@ -110,8 +139,15 @@ fn sessions() -> Collection {
                 doc! { "tenant": 1, "status": 1, "startedAt": -1, "sessionId": -1 },
             ),
             Index::new(BY_SWEEP, doc! { "sweepAt": 1 }).only_with("sweepAt"),
+            // What is archived, which is nearly all there is in the end, is not in it.
+            Index::new(BY_END, doc! { "endedAt": 1 })
+                .only(doc! { "archived": false, "endedAt": { "$exists": true } }),
+            Index::new(BY_TIDY, doc! { "tidyAt": 1 }).only_with("tidyAt"),
+            Index::new(BY_SEGMENT, doc! { "archive.segment": 1 }).only_with("archive.segment"),
+            Index::new(BY_OWNER, doc! { "claim.owner": 1 }).only_with("claim.owner"),
+            Index::new(BY_LEFT, doc! { "left": 1 }).only_with("left"),
         ],
-        shard_key: "_id",
+        shard_key: Some("_id"),
     }
 }
 
@@ -130,12 +166,30 @@ fn events() -> Collection {
                 "timestamp": { "bsonType": "date" },
                 "type": text(),
                 "payload": { "bsonType": "object" },
+                "epoch": { "bsonType": "long" },
             },
         } },
         indexes: vec![Index::new(
             IN_ORDER,
             doc! { "session": 1, "timestamp": 1, "seq": 1 },
         )],
-        shard_key: "session",
+        shard_key: Some("session"),
+    }
+}
+
+fn archive_runs() -> Collection {
+    Collection {
+        name: "archive_runs",
+        validator: doc! { "$jsonSchema": {
+            "title": format!("{OURS}the record of a run of the archive"),
+            "required": ["startedAt", "record"],
+            "properties": {
+                "_id": { "bsonType": "string" },
+                "startedAt": { "bsonType": "date" },
+                "record": { "bsonType": "object" },
+            },
+        } },
+        indexes: vec![Index::new(BY_RUN, doc! { "startedAt": 1 })],
+        shard_key: None,
     }
 }

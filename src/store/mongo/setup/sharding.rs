@@ -1,4 +1,4 @@
-//! Spreading both collections over the shards of a cluster.
+//! Spreading the collections that grow over the shards of a cluster.
 //!
 //! Ranged shard keys, split beforehand where the hash that keys begin with falls into equal parts: so new sessions
 //! land on every shard from the first one on, without a hashed index. The chunks of an empty collection are dealt out
@@ -12,8 +12,7 @@ use mongodb::bson::{Bson, Document, doc};
 use super::{
     Admin, Mode, Report, Result, SetupError, State,
     admin::{Refused, send},
-    plain, read_all,
-    schema::{self, Collection},
+    plain, read_all, schema,
 };
 
 pub(super) async fn run(admin: &dyn Admin, database: &str, mode: Mode, report: &mut Report) -> Result<()> {
@@ -23,11 +22,15 @@ pub(super) async fn run(admin: &dyn Admin, database: &str, mode: Mode, report: &
         format!("{} shards: {}", shards.len(), shards.join(", ")),
     );
     for collection in schema::collections() {
+        let Some(key) = collection.shard_key else {
+            continue;
+        };
         let cluster = Cluster {
             admin,
             database,
             shards: &shards,
-            collection: &collection,
+            name: collection.name,
+            key,
         };
         cluster.run(mode, report).await?;
     }
@@ -50,12 +53,14 @@ async fn shards(admin: &dyn Admin) -> Result<Vec<String>> {
     }
 }
 
-/// A collection in a cluster.
+/// A collection that is spread over a cluster.
 struct Cluster<'a> {
     admin: &'a dyn Admin,
     database: &'a str,
     shards: &'a [String],
-    collection: &'a Collection,
+    name: &'static str,
+    /// By which it is sharded.
+    key: &'static str,
 }
 
 /// The lower ends of chunks, as the hash digits they begin with, with the shards they are on. The first chunk, which
@@ -64,7 +69,7 @@ type Chunks = BTreeMap<String, String>;
 
 impl Cluster<'_> {
     async fn run(&self, mode: Mode, report: &mut Report) -> Result<()> {
-        let (name, key) = (self.collection.name, self.collection.shard_key);
+        let (name, key) = (self.name, self.key);
         let what = format!("{name} is sharded by {key}");
         match (self.sharded().await?, mode) {
             (Some(sharded), _) if !sharded.right => {
@@ -98,11 +103,11 @@ impl Cluster<'_> {
     }
 
     fn namespace(&self) -> String {
-        format!("{}.{}", self.database, self.collection.name)
+        format!("{}.{}", self.database, self.name)
     }
 
     async fn read_config(&self, command: Document) -> Result<Vec<Document>> {
-        let what = format!("reading how {} is sharded", self.collection.name);
+        let what = format!("reading how {} is sharded", self.name);
         read_all(self.admin, "config", command, &what).await
     }
 
@@ -116,7 +121,7 @@ impl Cluster<'_> {
             .find(|one| !one.get_bool("dropped").unwrap_or(false));
         Ok(found.map(|found| {
             let key = found.get_document("key").cloned().unwrap_or_default();
-            let right = key.len() == 1 && key.get(self.collection.shard_key).is_some_and(is_one);
+            let right = key.len() == 1 && key.get(self.key).is_some_and(is_one);
             Sharded {
                 right,
                 key: key.to_string(),
@@ -129,8 +134,8 @@ impl Cluster<'_> {
         // Needed before 6.0, and harmless since.
         let enable = doc! { "enableSharding": self.database };
         send(self.admin, "admin", enable, "enabling sharding for the database").await?;
-        let shard = doc! { "shardCollection": self.namespace(), "key": { self.collection.shard_key: 1 } };
-        let what = format!("sharding the collection {}", self.collection.name);
+        let shard = doc! { "shardCollection": self.namespace(), "key": { self.key: 1 } };
+        let what = format!("sharding the collection {}", self.name);
         send(self.admin, "admin", shard, &what).await?;
         Ok(())
     }
@@ -146,7 +151,7 @@ impl Cluster<'_> {
             .read_config(doc! { "find": "chunks", "filter": { "$or": filters } })
             .await?;
         let chunk = |chunk: Document| {
-            let min = chunk.get_document("min").ok()?.get(self.collection.shard_key)?;
+            let min = chunk.get_document("min").ok()?.get(self.key)?;
             let min = match min {
                 Bson::MinKey => String::new(),
                 min => min.as_str()?.to_owned(),
@@ -157,7 +162,7 @@ impl Cluster<'_> {
     }
 
     async fn spread(&self, wanted: u32, report: &mut Report) -> Result<()> {
-        let name = self.collection.name;
+        let name = self.name;
         let before = self.chunks().await?;
         let mut split = 0;
         for point in split_points(wanted).filter(|point| !before.contains_key(point)) {
@@ -196,7 +201,7 @@ impl Cluster<'_> {
     }
 
     async fn split(&self, point: &str) -> Result<()> {
-        let split = doc! { "split": self.namespace(), "middle": { self.collection.shard_key: point } };
+        let split = doc! { "split": self.namespace(), "middle": { self.key: point } };
         match self.admin.run("admin", split).await {
             Ok(_) => Ok(()),
             // Another `init` may have been faster, which servers of different versions say in different ways.
@@ -207,7 +212,7 @@ impl Cluster<'_> {
 
     async fn move_chunk(&self, point: &str, to: &str) -> Result<()> {
         // The first chunk begins at `MinKey`; a key below every digit lies in it.
-        let inside = doc! { self.collection.shard_key: point };
+        let inside = doc! { self.key: point };
         let change = doc! { "moveChunk": self.namespace(), "find": inside, "to": to };
         match self.admin.run("admin", change).await {
             Ok(_) => Ok(()),
@@ -218,7 +223,7 @@ impl Cluster<'_> {
 
     fn refused(&self, doing: &str, refused: Refused) -> SetupError {
         SetupError::Refused {
-            what: format!("{doing} {}", self.collection.name),
+            what: format!("{doing} {}", self.name),
             refused,
         }
     }

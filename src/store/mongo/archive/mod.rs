@@ -1,0 +1,240 @@
+//! What the archive asks of this store: [`Catalog`](crate::store::catalog::Catalog), one document a statement like all
+//! else here.
+//!
+//! - `claims`: who may archive or restore a session at the moment.
+//! - `commits`: pointers, and the hot events that they make superfluous.
+//! - `restore`: events on their way back, and sessions that are found in the archive when the store was lost.
+//! - `listing`: what there is to do, and which segments are in use. All of it asks every shard.
+//! - `idle`: the end of sessions that nobody ended.
+//! - `runs`: the records of what was done.
+//!
+//! Whether a claim stands is asked in the condition of the very statement that depends on it, of the database's own
+//! clock (`$$NOW`). Changes of many sessions are one command with one statement a session (`bulk`); what came of each
+//! is read back, and since every condition holds once, that settles repeated tries too.
+//!
+//! After an election, another server's clock counts. A claim that had ended by the old one may stand again for as
+//! long as the clocks differ; what then matters is that a deletion takes a claim that ended off the session before it
+//! relies on that.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mongodb::bson::{Bson, Document, doc};
+
+use super::{MongoStore, bulk::Bulk, call::Call, fault::Result};
+use crate::{
+    domain::{self, Event, EventId, JsonObject, SegmentName, Session, SessionKey, Timestamp},
+    store::catalog::{Adopted, Archived, Catalog, Claim, Claimed, Commit, Due, Pending, Standing},
+};
+
+mod claims;
+mod commits;
+mod idle;
+mod listing;
+mod restore;
+mod runs;
+
+#[async_trait]
+impl Catalog for MongoStore {
+    fn settle_time(&self) -> Duration {
+        self.options.append_settle
+    }
+
+    async fn due(&self, before: Timestamp, limit: usize) -> domain::Result<Vec<Due>> {
+        let call = self.calls.begin().await?;
+        Ok(listing::due(&call, before, limit).await?)
+    }
+
+    async fn claim(
+        &self,
+        keys: &[SessionKey],
+        claim: Claim,
+        owner: &SegmentName,
+        lease: Duration,
+    ) -> domain::Result<Vec<Claimed>> {
+        let call = self.calls.begin().await?;
+        Ok(claims::claim(&call, &self.concern, keys, claim, owner, lease).await?)
+    }
+
+    async fn renew(
+        &self,
+        claimed: &[Claimed],
+        owner: &SegmentName,
+        lease: Duration,
+    ) -> domain::Result<Vec<bool>> {
+        let call = self.calls.begin().await?;
+        Ok(claims::renew(&call, &self.concern, claimed, owner, lease).await?)
+    }
+
+    async fn release(&self, claimed: &[Claimed], owner: &SegmentName) -> domain::Result<()> {
+        let call = self.calls.begin().await?;
+        Ok(claims::release(&call, &self.concern, claimed, owner).await?)
+    }
+
+    async fn commit(&self, commits: &[Commit], owner: &SegmentName) -> domain::Result<Vec<bool>> {
+        let call = self.calls.begin().await?;
+        Ok(commits::commit(&call, &self.concern, commits, owner).await?)
+    }
+
+    async fn delete_archived(
+        &self,
+        key: &SessionKey,
+        epoch: i64,
+        events: &[EventId],
+    ) -> domain::Result<usize> {
+        let call = self.calls.begin().await?;
+        Ok(commits::delete_archived(&call, key, epoch, events).await?)
+    }
+
+    async fn untidy(&self, limit: usize) -> domain::Result<Vec<Archived>> {
+        let call = self.calls.begin().await?;
+        Ok(listing::untidy(&call, limit).await?)
+    }
+
+    async fn with_hot_events(&self, keys: &[SessionKey]) -> domain::Result<Vec<SessionKey>> {
+        let call = self.calls.begin().await?;
+        Ok(commits::with_hot_events(&call, keys).await?)
+    }
+
+    async fn tidied(&self, sessions: &[Archived], again_after: Option<Duration>) -> domain::Result<()> {
+        let call = self.calls.begin().await?;
+        Ok(commits::tidied(&call, &self.concern, sessions, again_after).await?)
+    }
+
+    async fn bring_back(&self, key: &SessionKey, epoch: i64, events: &[Event]) -> domain::Result<()> {
+        let call = self.calls.begin().await?;
+        Ok(restore::bring_back(&call, &self.concern, key, epoch, events).await?)
+    }
+
+    async fn restored(
+        &self,
+        key: &SessionKey,
+        epoch: i64,
+        owner: &SegmentName,
+        now: Timestamp,
+    ) -> domain::Result<Option<Session>> {
+        let call = self.calls.begin().await?;
+        Ok(restore::restored(&call, key, epoch, owner, now).await?)
+    }
+
+    async fn standings(&self, keys: &[SessionKey]) -> domain::Result<Vec<Standing>> {
+        let call = self.calls.begin().await?;
+        Ok(commits::standings(&call, keys).await?)
+    }
+
+    async fn is_needed(&self, segment: &SegmentName) -> domain::Result<bool> {
+        let call = self.calls.begin().await?;
+        Ok(listing::is_needed(&call, segment).await?)
+    }
+
+    async fn segments(
+        &self,
+        after: Option<&SegmentName>,
+        limit: usize,
+    ) -> domain::Result<Vec<(SegmentName, u64)>> {
+        let call = self.calls.begin().await?;
+        Ok(listing::segments(&call, after, limit).await?)
+    }
+
+    async fn pending(&self, limit: usize) -> domain::Result<Pending> {
+        let call = self.calls.begin().await?;
+        Ok(listing::pending(&call, limit).await?)
+    }
+
+    async fn forget_segment(&self, segment: &SegmentName) -> domain::Result<()> {
+        let call = self.calls.begin().await?;
+        Ok(listing::forget_segment(&call, &self.concern, segment).await?)
+    }
+
+    async fn adopt(&self, archived: &Archived, session: &Session) -> domain::Result<Adopted> {
+        let call = self.calls.begin().await?;
+        Ok(restore::adopt(&call, archived, session).await?)
+    }
+
+    async fn end_if_idle(
+        &self,
+        key: &SessionKey,
+        idle_since: Timestamp,
+        reason: &str,
+        now: Timestamp,
+    ) -> domain::Result<Option<Session>> {
+        let call = self.calls.begin().await?;
+        Ok(idle::end_if_idle(&call, key, idle_since, reason, now).await?)
+    }
+
+    async fn record_run(&self, id: &str, started_at: Timestamp, record: &JsonObject) -> domain::Result<()> {
+        let call = self.calls.begin().await?;
+        Ok(runs::record(&call, id, started_at, record).await?)
+    }
+
+    async fn runs(&self, limit: usize) -> domain::Result<Vec<JsonObject>> {
+        let call = self.calls.begin().await?;
+        Ok(runs::newest(&call, limit).await?)
+    }
+}
+
+/// Whether there is a claim and it stands, as an expression. A date is greater than what is not there.
+pub(super) fn claim_stands() -> Document {
+    doc! { "$gt": ["$claim.until", "$$NOW"] }
+}
+
+/// `value` where the condition holds, else nothing that [`left_with`] would take.
+pub(super) fn when(condition: Document, value: Bson) -> Bson {
+    doc! { "$cond": [condition, value, Bson::Null] }.into()
+}
+
+/// The session's `left` with what there is of these names besides; not a field at all where it would be empty.
+pub(super) fn left_with(names: Vec<Bson>) -> Bson {
+    let there = doc! { "$filter": { "input": names, "cond": { "$ne": ["$$this", Bson::Null] } } };
+    let left = doc! { "$setUnion": [{ "$ifNull": ["$left", []] }, there] };
+    unless_empty(left)
+}
+
+fn unless_empty(names: Document) -> Bson {
+    let unless_empty = doc! { "$cond": [{ "$eq": ["$$names", []] }, "$$REMOVE", "$$names"] };
+    doc! { "$let": { "vars": { "names": names }, "in": unless_empty } }.into()
+}
+
+/// Has the hot events of those of these sessions that are archived looked at soon.
+pub(super) async fn make_untidy(call: &Call, keys: Vec<String>, concern: &Document) -> Result<()> {
+    let statement = |k: String| {
+        let filter = doc! { "_id": k, "archived": true };
+        statement(filter, vec![doc! { "$set": { "tidyAt": "$$NOW" } }])
+    };
+    update(call, concern, "colloquy: untidy", keys.into_iter().map(statement)).await
+}
+
+/// A statement that changes the session with the `_id` that is in the filter.
+fn statement(filter: Document, pipeline: Vec<Document>) -> Document {
+    // Its other fields have indexes, too.
+    doc! { "q": filter, "u": pipeline, "hint": "_id_" }
+}
+
+async fn update(
+    call: &Call,
+    concern: &Document,
+    comment: &'static str,
+    statements: impl Iterator<Item = Document>,
+) -> Result<()> {
+    let bulk = Bulk {
+        collection: super::SESSIONS,
+        comment,
+        statements: statements.collect(),
+    };
+    bulk.run(call, concern).await?;
+    Ok(())
+}
+
+/// The session with this key, while the claim of `owner` under `epoch` stands.
+fn while_claimed(k: String, epoch: i64, owner: &SegmentName) -> Document {
+    doc! { "_id": k, "epoch": epoch, "claim.owner": owner.to_string(), "$expr": claim_stands() }
+}
+
+/// The database's clock and so much more, as an expression.
+fn from_now(time: Duration) -> Document {
+    let ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    doc! { "$add": ["$$NOW", ms.min(FROM_NOW_MS_MAX)] }
+}
+
+/// A hundred years: further dates could not be stored.
+const FROM_NOW_MS_MAX: i64 = 100 * 365 * 86_400_000;
