@@ -1,0 +1,67 @@
+//! Segments: the files of the archive. A segment packs many ended sessions of one tenant and one day into two Parquet
+//! files and a manifest, under names that are never used twice:
+//!
+//! - `sessions/dt=YYYY-MM-DD/{segment}.parquet`: a row a session, with the rows of its events;
+//! - `events/dt=YYYY-MM-DD/{segment}.parquet`: a row an event, in the order in which they are read;
+//! - `manifests/{segment}.json`: what there is, with its SHA-256s; written last.
+//!
+//! `docs/archive-format.md` is the format, for whoever reads it without Colloquy.
+//!
+//! - [`SegmentWriter`] writes a segment in bounded memory, [`Written::verify`] reads it back and compares, and
+//!   [`Written::seal`] writes the manifest.
+//! - [`SegmentReader`] answers reads of one session in at most three requests, and reads whole segments.
+//!
+//! **What is read is what was written, or an error.** Every row that a reader gives or passes over is held to a checksum
+//! that covers its content and its place in its session; the files' own indexes only say where to look.
+
+use crate::domain::SegmentName;
+
+mod checksum;
+mod columns;
+mod fault;
+mod fetch;
+mod footer;
+mod layout;
+mod output;
+mod reader;
+mod rows;
+mod schema;
+mod window;
+mod writer;
+
+pub use reader::SegmentReader;
+pub use rows::SessionRow;
+pub use writer::{Counts, ROW_GROUP_BYTES_MAX, SegmentOptions, SegmentWriter, Written};
+
+/// The version of the format that is written, and the newest that can be read.
+pub const FORMAT: u64 = 1;
+
+pub fn sessions_path(name: &SegmentName) -> String {
+    format!("sessions/dt={}/{name}.parquet", name.day())
+}
+
+pub fn events_path(name: &SegmentName) -> String {
+    format!("events/dt={}/{name}.parquet", name.day())
+}
+
+pub fn manifest_path(name: &SegmentName) -> String {
+    format!("manifests/{name}.json")
+}
+
+/// A file of a segment, as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentFile {
+    pub path: String,
+    pub bytes: u64,
+    /// In hexadecimal digits, lower case.
+    pub sha256: String,
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+mod tests;
