@@ -1,129 +1,67 @@
-//! stub
-#![allow(unused_variables, clippy::unused_async, dead_code)]
-use super::objects::Objects;
-use crate::domain::*;
-use std::sync::Arc;
-#[derive(Debug, Clone)]
-pub struct SegmentOptions {
-    pub row_group_bytes: usize,
-    pub page_rows: usize,
-    pub page_bytes: usize,
-    pub zstd_level: i32,
+//! Segments: the files of the archive. A segment packs many ended sessions of one tenant and one day into two Parquet
+//! files and a manifest, under names that are never used twice:
+//!
+//! - `sessions/dt=YYYY-MM-DD/{segment}.parquet`: a row a session, with the rows of its events;
+//! - `events/dt=YYYY-MM-DD/{segment}.parquet`: a row an event, in the order in which they are read;
+//! - `manifests/{segment}.json`: what there is, with its SHA-256s; written last.
+//!
+//! `docs/archive-format.md` is the format, for whoever reads it without Colloquy.
+//!
+//! - [`SegmentWriter`] writes a segment in bounded memory, [`Written::verify`] reads it back and compares, and
+//!   [`Written::seal`] writes the manifest.
+//! - [`SegmentReader`] answers reads of one session in at most three requests, and reads whole segments.
+//!
+//! **What is read is what was written, or an error.** Every row that a reader gives or passes over is held to a checksum
+//! that covers its content and its place in its session; the files' own indexes only say where to look.
+
+use crate::domain::SegmentName;
+
+mod checksum;
+mod columns;
+mod fault;
+mod fetch;
+mod footer;
+mod layout;
+mod output;
+mod reader;
+mod rows;
+mod schema;
+mod window;
+mod writer;
+
+pub use reader::SegmentReader;
+pub use rows::SessionRow;
+pub use writer::{Counts, ROW_GROUP_BYTES_MAX, SegmentOptions, SegmentWriter, Written};
+
+/// The version of the format that is written, and the newest that can be read.
+pub const FORMAT: u64 = 1;
+
+pub fn sessions_path(name: &SegmentName) -> String {
+    format!("sessions/dt={}/{name}.parquet", name.day())
 }
-impl Default for SegmentOptions {
-    fn default() -> Self {
-        todo!()
-    }
+
+pub fn events_path(name: &SegmentName) -> String {
+    format!("events/dt={}/{name}.parquet", name.day())
 }
-pub struct SegmentWriter;
-impl SegmentWriter {
-    pub async fn create(
-        objects: Arc<dyn Objects>,
-        name: SegmentName,
-        options: SegmentOptions,
-    ) -> Result<Self> {
-        todo!()
-    }
-    pub async fn begin_session(&mut self, session: &Session, epoch: i64) -> Result<()> {
-        todo!()
-    }
-    pub async fn push(&mut self, event: &Event) -> Result<()> {
-        todo!()
-    }
-    pub async fn end_session(&mut self) -> Result<Pointer> {
-        todo!()
-    }
-    pub fn bytes(&self) -> u64 {
-        todo!()
-    }
-    pub async fn finish(self) -> Result<Written> {
-        todo!()
-    }
+
+pub fn manifest_path(name: &SegmentName) -> String {
+    format!("manifests/{name}.json")
 }
-pub struct Written;
-impl Written {
-    pub async fn verify(&self, objects: &Arc<dyn Objects>) -> Result<()> {
-        todo!()
-    }
-    pub async fn seal(&self, objects: &Arc<dyn Objects>) -> Result<Manifest> {
-        todo!()
-    }
-}
-#[derive(Debug, Clone)]
-pub struct Manifest {
-    pub segment: SegmentName,
-    pub sessions: u64,
-    pub events: u64,
-    pub files: Vec<ManifestFile>,
-}
-#[derive(Debug, Clone)]
-pub struct ManifestFile {
+
+/// A file of a segment, as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentFile {
     pub path: String,
     pub bytes: u64,
+    /// In hexadecimal digits, lower case.
     pub sha256: String,
 }
-#[derive(Clone)]
-pub struct SegmentReader;
-pub struct SessionRow {
-    pub session: Session,
-    pub epoch: i64,
-    pub pointer: Pointer,
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
-pub struct SessionRows;
-impl SessionRows {
-    pub async fn next(&mut self) -> Result<Option<SessionRow>> {
-        todo!()
-    }
-}
-pub struct EventRows;
-impl EventRows {
-    pub async fn next(&mut self) -> Result<Option<(SessionId, Event)>> {
-        todo!()
-    }
-}
-impl SegmentReader {
-    pub fn new(objects: Arc<dyn Objects>, footers_bytes_max: usize) -> Self {
-        todo!()
-    }
-    pub async fn page(&self, key: &SessionKey, pointer: &Pointer, query: &EventQuery) -> Result<Page<Event>> {
-        todo!()
-    }
-    pub async fn find(
-        &self,
-        key: &SessionKey,
-        pointer: &Pointer,
-        ids: &[EventId],
-    ) -> Result<Vec<Option<Event>>> {
-        todo!()
-    }
-    pub async fn manifest(&self, name: &SegmentName) -> Result<Manifest> {
-        todo!()
-    }
-    pub async fn sessions(&self, name: &SegmentName) -> Result<SessionRows> {
-        todo!()
-    }
-    pub async fn events(&self, name: &SegmentName) -> Result<EventRows> {
-        todo!()
-    }
-    pub async fn check(&self, name: &SegmentName) -> Result<Manifest> {
-        todo!()
-    }
-    pub fn forget(&self, name: &SegmentName) {
-        todo!()
-    }
-}
-pub fn sessions_path(name: &SegmentName) -> String {
-    todo!()
-}
-pub fn events_path(name: &SegmentName) -> String {
-    todo!()
-}
-pub fn manifest_path(name: &SegmentName) -> String {
-    todo!()
-}
-pub const EVENTS_PREFIX: &str = "events/";
-pub const SESSIONS_PREFIX: &str = "sessions/";
-pub const MANIFESTS_PREFIX: &str = "manifests/";
-pub fn segment_of(path: &str) -> Option<SegmentName> {
-    todo!()
-}
+
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+mod tests;

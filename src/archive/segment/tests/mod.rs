@@ -1,0 +1,4 @@
+//! Segments held to a model: what was written, in plain vectors.
+
+mod model;
+mod pages;
