@@ -43,10 +43,7 @@ impl AdminApi {
         operation_id = "startArchiveRun",
         tag = "Tag::Archive"
     )]
-    async fn start_archive_run(
-        &self,
-        body: Body<RunRequest>,
-    ) -> Result<Answer<StartArchiveRun>, Problem> {
+    async fn start_archive_run(&self, body: Body<RunRequest>) -> Result<Answer<StartArchiveRun>, Problem> {
         let progress = Arc::new(Progress::default());
         let archive = self.service.archive()?;
         let (run, _finishing) = archive.start(body.value, Trigger::Api, progress).await?;

@@ -3,9 +3,9 @@
 use super::{
     answer::{ETAG, Header, LOCATION, Operation, REPLAYED, Success, problems_of},
     problem::Code::{
-        self, ArchiveDamaged, ArchiveUnavailable, BadRequest, ContentTooLarge, EventIdReused, EventNotFound, InvalidCursor, MalformedJson,
-        RequestTimeout, SessionArchived, SessionEnded, SessionErased, SessionNotFound, UnsupportedMediaType, ValidationFailed,
-        VersionMismatch,
+        self, ArchiveDamaged, ArchiveUnavailable, BadRequest, ContentTooLarge, EventIdReused, EventNotFound,
+        InvalidCursor, MalformedJson, RequestTimeout, SessionArchived, SessionEnded, SessionErased,
+        SessionNotFound, UnsupportedMediaType, ValidationFailed, VersionMismatch,
     },
     shape,
 };

@@ -7,12 +7,15 @@ use poem_openapi::registry::{MetaSchema, MetaSchemaRef, Registry};
 use serde_json::{Value, json};
 
 use super::problem::Code;
-use crate::{archive::SESSIONS_MAX, domain::{
-    event::{BATCH_EVENTS_MAX, EVENT_TYPE_PATTERN},
-    id::{ID_LENGTH_MAX, ID_PATTERN},
-    page::{LIMIT_DEFAULT, LIMIT_MAX},
-    session::{LANGUAGE_LENGTH_MAX, LANGUAGE_PATTERN, REASON_LENGTH_MAX},
-}};
+use crate::{
+    archive::SESSIONS_MAX,
+    domain::{
+        event::{BATCH_EVENTS_MAX, EVENT_TYPE_PATTERN},
+        id::{ID_LENGTH_MAX, ID_PATTERN},
+        page::{LIMIT_DEFAULT, LIMIT_MAX},
+        session::{LANGUAGE_LENGTH_MAX, LANGUAGE_PATTERN, REASON_LENGTH_MAX},
+    },
+};
 
 /// The shape of a JSON object of the API.
 pub trait Schema: Send + Sync + 'static {

@@ -67,11 +67,16 @@ pub fn write_runs(
     erasures_pending: u64,
 ) {
     let mut object = ObjectWriter::new(out);
-    object.array("runs", runs, |out, run| out.extend_from_slice(run.as_str().as_bytes()));
+    object.array("runs", runs, |out, run| {
+        out.extend_from_slice(run.as_str().as_bytes())
+    });
     if let Some(ended_at) = oldest_due {
         object.plain("oldestDueEndedAt", ended_at);
     }
-    object.integer("erasuresPending", i64::try_from(erasures_pending).unwrap_or(i64::MAX));
+    object.integer(
+        "erasuresPending",
+        i64::try_from(erasures_pending).unwrap_or(i64::MAX),
+    );
     object.end();
 }
 

@@ -18,7 +18,8 @@ use crate::{
     domain::{Limit, Result},
     service::{GroupLimits, Limits, Service},
     store::{
-        Store, catalog::Catalog,
+        Store,
+        catalog::Catalog,
         mongo::{self, MongoOptions, MongoStore, Report},
         sqlite::{SqliteOptions, SqliteStore},
     },

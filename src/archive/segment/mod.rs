@@ -48,6 +48,20 @@ pub fn manifest_path(name: &SegmentName) -> String {
     format!("manifests/{name}.json")
 }
 
+/// What the paths of each kind of file begin with.
+pub const SESSIONS_PREFIX: &str = "sessions/";
+pub const EVENTS_PREFIX: &str = "events/";
+pub const MANIFESTS_PREFIX: &str = "manifests/";
+
+/// The segment that a file belongs to, where it is one of ours.
+pub fn segment_of(path: &str) -> Option<SegmentName> {
+    let file = path.rsplit('/').next()?;
+    let stem = file.strip_suffix(".parquet").or_else(|| file.strip_suffix(".json"))?;
+    let name = stem.parse().ok()?;
+    let paths = [sessions_path(&name), events_path(&name), manifest_path(&name)];
+    paths.iter().any(|own| own == path).then_some(name)
+}
+
 /// A file of a segment, as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentFile {
