@@ -22,16 +22,22 @@ mod fault;
 mod fetch;
 mod footer;
 mod layout;
+mod manifest;
 mod output;
 mod reader;
 mod rows;
+mod scan;
 mod schema;
+mod verify;
 mod window;
 mod writer;
 
+pub use manifest::{Counts, Manifest, SegmentFile};
 pub use reader::SegmentReader;
 pub use rows::SessionRow;
-pub use writer::{Counts, ROW_GROUP_BYTES_MAX, SegmentOptions, SegmentWriter, Written};
+pub use scan::{EventRows, SessionRows};
+pub use verify::Written;
+pub use writer::{ROW_GROUP_BYTES_MAX, SegmentOptions, SegmentWriter};
 
 /// The version of the format that is written, and the newest that can be read.
 pub const FORMAT: u64 = 1;
@@ -46,15 +52,6 @@ pub fn events_path(name: &SegmentName) -> String {
 
 pub fn manifest_path(name: &SegmentName) -> String {
     format!("manifests/{name}.json")
-}
-
-/// A file of a segment, as it was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SegmentFile {
-    pub path: String,
-    pub bytes: u64,
-    /// In hexadecimal digits, lower case.
-    pub sha256: String,
 }
 
 fn hex(bytes: &[u8]) -> String {
