@@ -135,7 +135,7 @@ impl Archive {
     async fn verify_segment(&self, segment: &SegmentName, verified: &mut Verified) -> Result<u64> {
         let manifest = self.0.reader.check(segment).await?;
         verified.segments += 1;
-        verified.events += manifest.events;
+        verified.events += manifest.counts.events;
         let mut rows = self.0.reader.sessions(segment).await?;
         let (mut pointers, mut some) = (0, Vec::with_capacity(CATALOG_BATCH_MAX));
         loop {

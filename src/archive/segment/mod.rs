@@ -22,16 +22,22 @@ mod fault;
 mod fetch;
 mod footer;
 mod layout;
+mod manifest;
 mod output;
 mod reader;
 mod rows;
+mod scan;
 mod schema;
+mod verify;
 mod window;
 mod writer;
 
+pub use manifest::{Counts, Manifest, SegmentFile};
 pub use reader::SegmentReader;
 pub use rows::SessionRow;
-pub use writer::{Counts, ROW_GROUP_BYTES_MAX, SegmentOptions, SegmentWriter, Written};
+pub use scan::{EventRows, SessionRows};
+pub use verify::Written;
+pub use writer::{ROW_GROUP_BYTES_MAX, SegmentOptions, SegmentWriter};
 
 /// The version of the format that is written, and the newest that can be read.
 pub const FORMAT: u64 = 1;
@@ -56,19 +62,12 @@ pub const MANIFESTS_PREFIX: &str = "manifests/";
 /// The segment that a file belongs to, where it is one of ours.
 pub fn segment_of(path: &str) -> Option<SegmentName> {
     let file = path.rsplit('/').next()?;
-    let stem = file.strip_suffix(".parquet").or_else(|| file.strip_suffix(".json"))?;
+    let stem = file
+        .strip_suffix(".parquet")
+        .or_else(|| file.strip_suffix(".json"))?;
     let name = stem.parse().ok()?;
     let paths = [sessions_path(&name), events_path(&name), manifest_path(&name)];
     paths.iter().any(|own| own == path).then_some(name)
-}
-
-/// A file of a segment, as it was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SegmentFile {
-    pub path: String,
-    pub bytes: u64,
-    /// In hexadecimal digits, lower case.
-    pub sha256: String,
 }
 
 fn hex(bytes: &[u8]) -> String {

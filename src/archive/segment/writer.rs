@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::SystemTime};
 
 use super::{
-    SegmentFile,
+    Manifest, Written,
     checksum::{Digest, Place},
     columns::{EventColumns, SessionColumns},
     events_path, fault,
+    manifest::Counts,
     output::Output,
     schema, sessions_path,
 };
@@ -48,7 +49,6 @@ impl Default for SegmentOptions {
 /// It holds the row group that is being written, and the rows of a session as long as they are fewer bytes than a row
 /// group: about two row groups, however large the segment.
 pub struct SegmentWriter {
-    objects: Arc<dyn Objects>,
     name: SegmentName,
     options: SegmentOptions,
     created_at: Timestamp,
@@ -61,14 +61,6 @@ pub struct SegmentWriter {
     last_session: Option<SessionId>,
     counts: Counts,
     digests: Vec<u64>,
-}
-
-/// What a segment holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    pub sessions: u64,
-    pub events: u64,
-    pub payload_bytes: u64,
 }
 
 /// The session that is being written.
@@ -97,7 +89,6 @@ impl SegmentWriter {
         let path = sessions_path(&name);
         let sessions = Output::create(&*objects, &name, path, schema::sessions(), properties).await?;
         Ok(Self {
-            objects,
             name,
             options: SegmentOptions {
                 row_group_bytes: options.row_group_bytes.min(ROW_GROUP_BYTES_MAX),
@@ -204,14 +195,14 @@ impl SegmentWriter {
         }
         let events = self.events.finish().await?;
         let sessions = self.sessions.finish().await?;
-        Ok(Written {
-            name: self.name,
+        let manifest = Manifest {
+            segment: self.name,
             created_at: self.created_at,
             counts: self.counts,
             sessions,
             events,
-            digests: self.digests,
-        })
+        };
+        Ok(Written::new(manifest, self.digests))
     }
 
     fn append(&mut self, event: &Event, is_last: bool) -> Result<()> {
@@ -266,18 +257,6 @@ impl SegmentWriter {
         }
         Ok(())
     }
-}
-
-/// A segment whose two files are written, as the one who wrote them knows it.
-#[derive(Debug, Clone)]
-pub struct Written {
-    pub name: SegmentName,
-    pub created_at: Timestamp,
-    pub counts: Counts,
-    pub sessions: SegmentFile,
-    pub events: SegmentFile,
-    /// Of each session, in their order.
-    digests: Vec<u64>,
 }
 
 fn now() -> Timestamp {
