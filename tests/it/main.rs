@@ -35,7 +35,7 @@ mod init_and_check;
 mod limits;
 mod mongo;
 mod objects;
-#[path = "../../src/archive/objects/conformance.rs"]
+#[path = "../../src/archive/objects/conformance/mod.rs"]
 mod objects_conformance;
 mod objects_faults;
 mod openapi;

@@ -378,6 +378,16 @@ async fn a_bucket_that_is_not_there_or_elsewhere_is_told() {
 }
 
 #[tokio::test]
+async fn a_check_notices_a_server_that_replaces_objects() {
+    let scene = Scene::new().await;
+    let stored = Fault::Answer("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_owned());
+    scene.way.script("PUT", stored, 2);
+    let error = scene.objects.check().await.unwrap_err();
+    assert_eq!(error.kind, ObjectErrorKind::Denied);
+    assert!(error.to_string().contains("If-None-Match"), "{error}");
+}
+
+#[tokio::test]
 async fn an_upload_whose_last_answer_was_lost_is_done() {
     let scene = Scene::new().await;
     let content = bytes(12 * MIB);

@@ -120,10 +120,7 @@ impl Place {
             Ok(()) | Err(_) => {}
         }
         // Another call may have deleted it this very moment, so also when it was not there.
-        match self.sync_up_from(folder) {
-            Err(error) if !is_absent(&error) => return Err(failed(error)),
-            Ok(()) | Err(_) => {}
-        }
+        self.sync_up_from(folder).map_err(failed)?;
         for folder in folder.ancestors().take_while(|folder| *folder != self.root) {
             // Fails where there is something in it, or will be: a new object makes its folder anew when it vanished.
             if fs::remove_dir(folder).is_err() {
@@ -272,10 +269,10 @@ pub(super) fn is_absent(error: &io::Error) -> bool {
 }
 
 pub(super) fn meta(path: String, metadata: &fs::Metadata) -> ObjectMeta {
-    let since_epoch = metadata
-        .modified()
-        .map(|at| at.duration_since(UNIX_EPOCH).unwrap_or_default());
-    let ms = since_epoch.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
+    // What does not say when it was written is as young as can be: age is a reason to delete.
+    let written_at = metadata.modified().unwrap_or_else(|_| SystemTime::now());
+    let since_epoch = written_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let ms = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
     ObjectMeta {
         path,
         size: metadata.len(),

@@ -30,7 +30,12 @@ where
 {
     let kind = kind(status(&error), error.code());
     let detail = format!("{doing}: {}", words(&error));
-    ObjectError::new(kind, detail).with_source(error)
+    let failed = ObjectError::new(kind, detail);
+    // Without the answer as it came: it may quote the request, with its signature.
+    match error.into_source() {
+        Ok(source) => failed.with_source(source),
+        Err(error) => failed.with_source(error),
+    }
 }
 
 fn kind(status: Option<u16>, code: Option<&str>) -> ObjectErrorKind {

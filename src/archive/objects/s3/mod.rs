@@ -5,7 +5,11 @@
 //! token of its own as metadata, and one that is refused looks whether what is there carries that token.
 //!
 //! **Large ones** go up in parts, with the same condition on completing them. A server that ignores it there would let
-//! a later upload replace an object; a look before completing makes that unlikely, and only such a server needs it.
+//! a later upload replace an object; a look before completing makes that unlikely. SeaweedFS and S3 itself honour it.
+//!
+//! **Servers differ.** SeaweedFS lists folder by folder, so that all of `a/` comes before `a-b`; has a name that was a
+//! folder taken for a while; and makes a bucket that is not there for whoever may. Paths whose parts are of one length in
+//! one folder, as the archive's are, come in the same order everywhere.
 //!
 //! It takes the rights to get, put, delete and list, and to list and abort uploads. Without the right to list, S3 says
 //! of what is not there that it is forbidden.
@@ -245,7 +249,9 @@ impl Objects for S3Objects {
         limit: usize,
     ) -> Result<Vec<ObjectMeta>, ObjectError> {
         check_prefix(prefix)?;
-        self.bucket.list(prefix, after, limit).await
+        let list = self.bucket.list(prefix, after, limit);
+        let doing = format!("can't list what begins with {prefix:?}");
+        self.bucket.in_time(&doing, list).await
     }
 
     async fn delete(&self, path: &str) -> Result<(), ObjectError> {
@@ -301,8 +307,9 @@ fn backoff(attempt: u32) -> Duration {
     Duration::from_millis(wait_ms / 2 + jitter_ms)
 }
 
+/// What does not say when it was is as young as can be: age is a reason to delete.
 fn timestamp(at: Option<&DateTime>) -> Timestamp {
-    let ms = at.and_then(|at| at.to_millis().ok()).unwrap_or(0);
+    let ms = at.and_then(|at| at.to_millis().ok()).unwrap_or_else(now_ms);
     Timestamp::EPOCH.saturating_add_ms(ms)
 }
 

@@ -23,7 +23,7 @@ const PARTS_IN_FLIGHT_MAX: usize = 2;
 pub(super) struct S3Upload {
     bucket: Arc<Bucket>,
     path: String,
-    /// What was written and has not gone up: less than a part between two writes.
+    /// What was written and has not gone up: at most a part.
     filling: BytesMut,
     multipart: Option<Multipart>,
     /// A write failed, or was given up: what was written may have a hole.
