@@ -41,8 +41,8 @@ async fn a_dropped_store_finishes_and_lets_go() {
     {
         let late = append(&store, event("s", "late", "x"));
         tokio::pin!(late);
-        // Once polled it is queued, and nobody waits for it.
-        assert!(futures_util::poll!(late.as_mut()).is_pending());
+        // Once polled it is queued, and nobody waits for it; the writer may be done with it already.
+        let _ = futures_util::poll!(late.as_mut());
     }
     drop(store);
     let lock = File::open(folder.0.path().join("colloquy.db.lock")).unwrap();
