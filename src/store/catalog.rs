@@ -159,7 +159,7 @@ pub trait Catalog: Store {
     /// Stores events of a session that is claimed in order to be restored under `epoch`, in place of hot copies that
     /// have their ids. Of one session, at most
     /// [`BATCH_EVENTS_MAX`](crate::domain::event::BATCH_EVENTS_MAX) at a time. The session is put among the
-    /// [`untidy`](Self::untidy), in case the restore is given up. Does nothing once its epoch is not the newest.
+    /// [`untidy`](Self::untidy), in case the restore is given up.
     async fn bring_back(&self, key: &SessionKey, epoch: i64, events: &[Event]) -> Result<()>;
 
     /// Takes the pointer away, after all events were brought back, where the claim of `owner` under `epoch` stands:

@@ -35,6 +35,7 @@ macro_rules! catalog_conformance {
                 a_claim_takes_only_what_it_says,
                 a_claim_ends_by_itself,
                 a_renewed_claim_lasts,
+                only_a_claim_that_stands_is_renewed,
                 a_released_claim_is_free_at_once;
             committing:
                 a_commit_archives_and_leaves_the_rest_as_it_was,

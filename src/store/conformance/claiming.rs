@@ -146,8 +146,30 @@ pub async fn a_claim_ends_by_itself(subject: &dyn CatalogSubject) {
 
 pub async fn a_renewed_claim_lasts(subject: &dyn CatalogSubject) {
     let (catalog, store) = both(subject).await;
+    for id in ["renewed", "after"] {
+        ended(&store, &key(id)).await;
+    }
+    // Until it is in time.
+    let (renewed, owner) = loop {
+        let owner = segment();
+        let claimed = claim(&catalog, &key("renewed"), Claim::Hot, &owner, SHORT_LEASE).await;
+        let one = std::slice::from_ref(&claimed);
+        if catalog.renew(one, &owner, LEASE).await.unwrap() == [true] {
+            break (claimed, owner);
+        }
+    };
+    // What was claimed later for as long as it was at first has ended, and it has not.
+    let later = segment();
+    claim(&catalog, &key("after"), Claim::Hot, &later, SHORT_LEASE).await;
+    claims_ended(&catalog, &later).await;
+    assert_eq!(due(&catalog).await, [key("after")]);
+    assert!(commit(&catalog, &renewed, &owner).await);
+}
+
+pub async fn only_a_claim_that_stands_is_renewed(subject: &dyn CatalogSubject) {
+    let (catalog, store) = both(subject).await;
     let (owner, short) = (segment(), segment());
-    for id in ["renewed", "ended", "other"] {
+    for id in ["standing", "ended", "other"] {
         ended(&store, &key(id)).await;
     }
     let lost = claim(&catalog, &key("ended"), Claim::Hot, &short, SHORT_LEASE).await;
@@ -158,20 +180,20 @@ pub async fn a_renewed_claim_lasts(subject: &dyn CatalogSubject) {
         "an ended claim stays so"
     );
 
-    let renewed = claim(&catalog, &key("renewed"), Claim::Hot, &owner, LEASE).await;
+    let standing = claim(&catalog, &key("standing"), Claim::Hot, &owner, LEASE).await;
     let other = claim(&catalog, &key("other"), Claim::Hot, &segment(), LEASE).await;
     let older = Claimed {
-        epoch: renewed.epoch - 1,
-        ..renewed.clone()
+        epoch: standing.epoch - 1,
+        ..standing.clone()
     };
-    let stands = catalog
-        .renew(&[other, older, renewed.clone()], &owner, SHORT_LEASE)
+    let renewed = catalog
+        .renew(&[other, older, standing.clone()], &owner, SHORT_LEASE)
         .await;
-    assert_eq!(stands.unwrap(), [false, false, true]);
-    // The lease counts from the renewal, so this one was made shorter by it.
+    assert_eq!(renewed.unwrap(), [false, false, true]);
+    // The lease counts from the renewal, which made this one shorter.
     claims_ended(&catalog, &owner).await;
-    assert!(!commit(&catalog, &renewed, &owner).await);
-    assert!(due(&catalog).await.contains(&key("renewed")));
+    assert!(!commit(&catalog, &standing, &owner).await);
+    assert!(due(&catalog).await.contains(&key("standing")));
 }
 
 pub async fn a_released_claim_is_free_at_once(subject: &dyn CatalogSubject) {
@@ -183,7 +205,7 @@ pub async fn a_released_claim_is_free_at_once(subject: &dyn CatalogSubject) {
     catalog.release(claimed, &segment()).await.unwrap();
     assert_eq!(due(&catalog).await, [], "only its owner gives a claim up");
     catalog.release(claimed, &owner).await.unwrap();
-    assert_eq!(due(&catalog).await, [key.clone()]);
+    assert_eq!(due(&catalog).await, std::slice::from_ref(&key));
     assert!(!commit(&catalog, &first, &owner).await);
 
     let second = claim(&catalog, &key, Claim::Hot, &owner, LEASE).await;

@@ -11,7 +11,8 @@
 //! }
 //! ```
 //!
-//! and each rule below becomes a test of its own, with a subject, and so a database, of its own.
+//! and each rule below becomes a test of its own, with a subject, and so a database, of its own. What a store promises
+//! to the archive is in [`catalog`].
 
 use std::{fmt::Debug, future::Future, str::FromStr, sync::Arc};
 

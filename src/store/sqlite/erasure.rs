@@ -8,7 +8,9 @@ use rusqlite::{Connection, params};
 
 use super::{
     SqliteOptions,
+    clock::UnixMs,
     fault::Result,
+    leftovers,
     sessions::{self, Found},
 };
 use crate::{
@@ -18,7 +20,8 @@ use crate::{
 
 const BURY: &str = "UPDATE sessions SET forget_at = ?, version = 0, archived = 0, last_seq = NULL, status = NULL, \
      started_at = NULL, ended_at = NULL, user_id = NULL, language = NULL, end_reason = NULL, \
-     metadata = NULL WHERE id = ?";
+     metadata = NULL, epoch = epoch + 1, segment = NULL, first_row = NULL, rows = NULL, claim_owner = NULL, \
+     claim_until = NULL, opened_at = NULL, restored_at = NULL, tidy_at = NULL WHERE id = ?";
 /// A session without events needs no purge, and every purge on the list has something to delete.
 const REMEMBER: &str = "INSERT INTO erasures (session) \
      SELECT ?1 WHERE EXISTS (SELECT 1 FROM events INDEXED BY events_once WHERE session = ?1)";
@@ -28,8 +31,10 @@ const DOOMED: &str = "SELECT rowid, octet_length(payload) FROM events INDEXED BY
      WHERE session = ?";
 const DELETE: &str = "DELETE FROM events WHERE rowid = ?";
 const DONE: &str = "DELETE FROM erasures WHERE session = ?";
+/// One with bytes left in the archive stands past its time.
 const DROP_TOMBSTONES: &str = "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions INDEXED BY tombstones \
-     WHERE forget_at IS NOT NULL AND forget_at <= ? LIMIT ?)";
+     WHERE forget_at IS NOT NULL AND forget_at <= ? \
+     AND NOT EXISTS (SELECT 1 FROM leftovers WHERE session = sessions.id) LIMIT ?)";
 
 #[cfg(test)]
 pub(super) const STATEMENTS: &[&str] = &[
@@ -54,8 +59,13 @@ pub(super) enum Remains {
     Events(i64),
 }
 
-/// Turns the session into a tombstone; one that is there already keeps its time.
-pub(super) fn bury(connection: &Connection, key: &SessionKey, forget_at: Timestamp) -> Result<Remains> {
+/// Turns the session into a tombstone, `now` by the writer's clock; one that is there already keeps its time.
+pub(super) fn bury(
+    connection: &Connection,
+    key: &SessionKey,
+    forget_at: Timestamp,
+    now: UnixMs,
+) -> Result<Remains> {
     let id = match sessions::find(connection, key)? {
         None => return Ok(Remains::Nothing),
         Some(Found::Tombstone(id, _)) => {
@@ -69,6 +79,7 @@ pub(super) fn bury(connection: &Connection, key: &SessionKey, forget_at: Timesta
         }
         Some(Found::Session(id, _)) => id,
     };
+    leftovers::keep_of_erased(connection, key, now)?;
     connection
         .prepare_cached(BURY)?
         .execute(params![forget_at.unix_ms(), id])?;

@@ -5,16 +5,17 @@ use std::collections::{HashMap, hash_map::Entry};
 use rusqlite::{CachedStatement, Connection, Row, params, params_from_iter, types::Value};
 
 use super::{
+    entries,
     fault::{Fault, Result},
     row::{parsed, text, time},
-    sessions::{self, Standing},
+    sessions::Standing,
 };
 use crate::{
     domain::{
-        self, Appended, Error, Event, EventId, EventPosition, EventQuery, JsonObject, Order, Page, SessionId,
+        self, Appended, Error, Event, EventId, EventPosition, EventQuery, JsonObject, Order, SessionId,
         SessionKey, Timestamp,
     },
-    store::{Append, refusal},
+    store::{Append, HotEvent, HotEvents, refusal},
 };
 
 const INSERT: &str = "INSERT INTO events (session, event_id, seq, timestamp, type, payload) \
@@ -76,6 +77,9 @@ impl Appender<'_> {
                 unknown.insert(standing)
             }
         };
+        if standing.archived {
+            return Err(refusal::session_archived(&session).into());
+        }
         let ended = standing.status.has_ended();
         let timestamp = event.timestamp.unwrap_or(now);
         let seq = standing.next_seq(proposed).filter(|_| !ended);
@@ -143,14 +147,17 @@ fn event(row: &Row<'_>, session: &SessionId, payload: &str) -> Result<Event> {
     })
 }
 
-pub(super) fn get(connection: &Connection, key: &SessionKey, id: &EventId) -> Result<Event> {
-    let session = sessions::locate(connection, key)?;
+pub(super) fn get(connection: &Connection, key: &SessionKey, id: &EventId) -> Result<HotEvent> {
+    let (session, archived) = entries::locate(connection, key)?;
     let event = find(connection, session, &key.id, id)?;
-    event.ok_or_else(|| refusal::event_not_found(&key.id, id).into())
+    if event.is_none() && archived.is_none() {
+        return Err(refusal::event_not_found(&key.id, id).into());
+    }
+    Ok(HotEvent { event, archived })
 }
 
-pub(super) fn page(connection: &Connection, key: &SessionKey, query: &EventQuery) -> Result<Page<Event>> {
-    let session = sessions::locate(connection, key)?;
+pub(super) fn page(connection: &Connection, key: &SessionKey, query: &EventQuery) -> Result<HotEvents> {
+    let (session, archived) = entries::locate(connection, key)?;
     let (statement, values) = paging(session, query);
     let mut statement = connection.prepare_cached(&statement)?;
     let mut rows = statement.query(params_from_iter(values))?;
@@ -162,16 +169,18 @@ pub(super) fn page(connection: &Connection, key: &SessionKey, query: &EventQuery
         let full = items.len() == query.limit.get()
             || (!items.is_empty() && payload_bytes > query.payload_bytes_max);
         if full {
-            return Ok(Page {
+            return Ok(HotEvents {
                 items,
                 has_more: true,
+                archived,
             });
         }
         items.push(event(row, &key.id, payload)?);
     }
-    Ok(Page {
+    Ok(HotEvents {
         items,
         has_more: false,
+        archived,
     })
 }
 

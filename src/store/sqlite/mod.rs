@@ -4,6 +4,8 @@
 //!   to the disk before anyone is answered (I1).
 //! - A few connections read, each read in a snapshot that is as new as the call (I3); see `reader`.
 //! - One process has the file at a time; see `lock`.
+//! - Who may archive a session, and where its events went, is in the same rows and so in the same transactions; see
+//!   `catalog`.
 //! - What is erased is overwritten with zeros; see `erasure`, and [`SqliteStore::compact`] for what SQLite may miss.
 //!
 //! Whether a tombstone still stands is judged where the caller says what time it is, in [`Store::open`] and
@@ -28,18 +30,27 @@ use crate::domain::{
     SessionPatch, SessionQuery, Tenant, Timestamp,
 };
 
+mod adoption;
+mod catalog;
+mod claims;
+mod clock;
+mod copies;
+mod entries;
 mod erasure;
 mod events;
 mod fault;
+mod leftovers;
 mod lock;
 mod reader;
 mod row;
+mod runs;
 mod schema;
 mod sessions;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+use clock::Clock;
 use erasure::Remains;
 use lock::Lock;
 use reader::Readers;
@@ -135,6 +146,8 @@ pub struct SqliteStore {
     /// Answers [`Store::ping`], so that whether the store is well is not asked behind those who keep it busy.
     pulse: Readers,
     writer: Writer,
+    /// Tells which claims stand.
+    clock: Arc<Clock>,
     /// Something was erased that may still be in the write-ahead log.
     log_holds_erased: AtomicBool,
     options: SqliteOptions,
@@ -168,6 +181,7 @@ impl SqliteStore {
             readers,
             pulse,
             writer,
+            clock: Arc::default(),
             log_holds_erased: AtomicBool::new(false),
             options,
         })
@@ -260,8 +274,8 @@ impl Store for SqliteStore {
     }
 
     async fn erase(&self, key: &SessionKey, forget_at: Timestamp) -> Result<()> {
-        let key = key.clone();
-        let bury = move |connection: &_| erasure::bury(connection, &key, forget_at);
+        let (key, clock) = (key.clone(), Arc::clone(&self.clock));
+        let bury = move |connection: &_| erasure::bury(connection, &key, forget_at, clock.now());
         let remains = self.writer.write(0, bury).await?;
         if let Remains::Events(session) = remains {
             let mut finished = false;
@@ -292,13 +306,13 @@ impl Store for SqliteStore {
     async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<HotEvents> {
         let (key, query) = (key.clone(), query.clone());
         let work = move |connection: &_| events::page(connection, &key, &query);
-        self.readers.read(work).await.map(HotEvents::from)
+        self.readers.read(work).await
     }
 
     async fn event(&self, key: &SessionKey, id: &EventId) -> Result<HotEvent> {
         let (key, id) = (key.clone(), id.clone());
         let work = move |connection: &_| events::get(connection, &key, &id);
-        self.readers.read(work).await.map(HotEvent::from)
+        self.readers.read(work).await
     }
 
     async fn ping(&self) -> Result<()> {

@@ -15,10 +15,10 @@ pub(super) const APPLICATION_ID: i32 = 0x436c_7179;
 
 /// The steps from an empty file to the newest schema; after step n, `user_version` is n. A step that was released
 /// never changes.
-pub(super) const MIGRATIONS: &[&str] = &[include_str!("schema_v1.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[include_str!("schema_v1.sql"), include_str!("schema_v2.sql")];
 
 /// Prepared statements kept by a connection: more than there are, so that none is prepared twice.
-const STATEMENTS_MAX: usize = 96;
+const STATEMENTS_MAX: usize = 128;
 
 /// Opens the writer's connection, on a file that is made or brought up to date first.
 pub(super) fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connection> {

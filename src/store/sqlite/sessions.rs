@@ -4,6 +4,7 @@ use rusqlite::{Connection, Row, params, params_from_iter, types::Value};
 
 use super::{
     fault::{Fault, Result},
+    leftovers,
     row::{optional_parsed, optional_text, optional_time, parsed, text, time},
 };
 use crate::{
@@ -26,19 +27,23 @@ macro_rules! select_sessions {
 }
 
 const INSERT: &str = "INSERT INTO sessions (tenant, session_id, user_id, status, language, metadata, started_at, \
-     ended_at, end_reason, version, archived) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+     ended_at, end_reason, version, archived, opened_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
      ON CONFLICT (tenant, session_id) DO NOTHING";
 const FIND: &str = select_sessions!("WHERE tenant = ? AND session_id = ?");
 const DROP: &str = "DELETE FROM sessions WHERE id = ?";
 const UPDATE: &str = "UPDATE sessions SET user_id = ?, language = ?, metadata = ?, version = ? WHERE id = ?";
 const END: &str = "UPDATE sessions SET status = ?, ended_at = ?, end_reason = ?, version = ? WHERE id = ?";
-const STANDING: &str =
-    "SELECT id, forget_at, version, last_seq, status FROM sessions WHERE tenant = ? AND session_id = ?";
+const STANDING: &str = "SELECT id, forget_at, version, last_seq, status, archived FROM sessions \
+     WHERE tenant = ? AND session_id = ?";
 const ADVANCE: &str = "UPDATE sessions SET last_seq = ? WHERE id = ?";
+/// A session from before version 2 of the schema has no `opened_at`.
+const LAST_USE: &str = "SELECT coalesce(opened_at, started_at), last_seq FROM sessions WHERE id = ?";
 const ACTIVATE: &str = "UPDATE sessions SET last_seq = ?, status = ?, version = ? WHERE id = ?";
 
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[INSERT, FIND, DROP, UPDATE, END, STANDING, ADVANCE, ACTIVATE];
+pub(super) const STATEMENTS: &[&str] = &[
+    INSERT, FIND, DROP, UPDATE, END, STANDING, ADVANCE, LAST_USE, ACTIVATE,
+];
 
 pub(super) fn open(
     connection: &Connection,
@@ -46,7 +51,7 @@ pub(super) fn open(
     session: Session,
     now: Timestamp,
 ) -> Result<Opened> {
-    if insert(connection, tenant, &session)? {
+    if insert(connection, tenant, &session, Some(now))? {
         return Ok(Opened {
             session,
             created: true,
@@ -58,12 +63,12 @@ pub(super) fn open(
             session,
             created: false,
         }),
-        Some(Found::Tombstone(_, forget_at)) if forget_at > now => {
+        Some(Found::Tombstone(id, forget_at)) if forget_at > now || leftovers::any(connection, id)? => {
             Err(refusal::session_erased(&key.id).into())
         }
         Some(Found::Tombstone(id, _)) => {
             connection.prepare_cached(DROP)?.execute([id])?;
-            let created = insert(connection, tenant, &session)?;
+            let created = insert(connection, tenant, &session, Some(now))?;
             Ok(Opened { session, created })
         }
         None => Err(Fault::Stored("session")),
@@ -71,7 +76,12 @@ pub(super) fn open(
 }
 
 /// False when the key is taken.
-fn insert(connection: &Connection, tenant: &Tenant, session: &Session) -> Result<bool> {
+pub(super) fn insert(
+    connection: &Connection,
+    tenant: &Tenant,
+    session: &Session,
+    opened_at: Option<Timestamp>,
+) -> Result<bool> {
     let inserted = connection.prepare_cached(INSERT)?.execute(params![
         tenant.as_str(),
         session.id.as_str(),
@@ -84,6 +94,7 @@ fn insert(connection: &Connection, tenant: &Tenant, session: &Session) -> Result
         session.end_reason,
         session.version,
         session.archived,
+        opened_at.map(Timestamp::unix_ms),
     ])?;
     Ok(inserted == 1)
 }
@@ -138,6 +149,9 @@ pub(super) fn patch(
     expected: &Expected,
 ) -> Result<Session> {
     let (id, mut session) = load(connection, key)?;
+    if session.archived {
+        return Err(refusal::session_archived(&key.id).into());
+    }
     if session.patch(patch, expected)? {
         connection.prepare_cached(UPDATE)?.execute(params![
             session.user_id.as_ref().map(|user| user.as_str()),
@@ -164,10 +178,39 @@ pub(super) fn end(connection: &Connection, key: &SessionKey, end: &End, now: Tim
     Ok(session)
 }
 
+/// Ends the session unless it was used since `idle_since`; `None` when it was, or can't be ended.
+pub(super) fn end_if_idle(
+    connection: &Connection,
+    key: &SessionKey,
+    idle_since: Timestamp,
+    reason: &str,
+    now: Timestamp,
+) -> Result<Option<Session>> {
+    let id = match find(connection, key)? {
+        Some(Found::Session(id, session)) if !session.status.has_ended() => id,
+        _ => return Ok(None),
+    };
+    let mut last_use = connection.prepare_cached(LAST_USE)?;
+    let (opened_ms, last_seq): (i64, Option<i64>) =
+        last_use.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let since_ms = idle_since.unix_ms();
+    // A sequence number is the server's clock at the append, in microseconds.
+    let appended_to = last_seq.is_some_and(|seq| seq >= since_ms.saturating_mul(1_000));
+    if opened_ms >= since_ms || appended_to {
+        return Ok(None);
+    }
+    let completed = End {
+        reason: Some(reason.to_owned()),
+        ..End::default()
+    };
+    end(connection, key, &completed, now).map(Some)
+}
+
 /// What an append needs to know of its session.
 pub(super) struct Standing {
     pub(super) id: i64,
     pub(super) status: Status,
+    pub(super) archived: bool,
     version: i64,
     /// `None` before the first event.
     last_seq: Option<i64>,
@@ -195,6 +238,7 @@ impl Standing {
             version: row.get(2)?,
             last_seq: row.get(3)?,
             status: parsed(row, 4, "status")?,
+            archived: row.get(5)?,
             changed: Change::None,
         })
     }
@@ -235,11 +279,6 @@ impl Standing {
         };
         Ok(())
     }
-}
-
-/// The id of the key's row.
-pub(super) fn locate(connection: &Connection, key: &SessionKey) -> Result<i64> {
-    Standing::load(connection, key).map(|standing| standing.id)
 }
 
 pub(super) fn list(connection: &Connection, tenant: &Tenant, query: &SessionQuery) -> Result<Page<Session>> {

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::domain::{EventFilter, JsonObject, Limit, NewEvent, NewSession, Order};
 
+mod archiving;
 mod erasing;
 mod opening;
 mod plans;

@@ -41,8 +41,8 @@ async fn a_dropped_store_finishes_and_lets_go() {
     {
         let late = append(&store, event("s", "late", "x"));
         tokio::pin!(late);
-        // Once polled it is queued, and nobody waits for it.
-        assert!(futures_util::poll!(late.as_mut()).is_pending());
+        // Once polled it is queued, and nobody waits for it; the writer may be done with it already.
+        let _ = futures_util::poll!(late.as_mut());
     }
     drop(store);
     let lock = File::open(folder.0.path().join("colloquy.db.lock")).unwrap();
@@ -128,32 +128,37 @@ async fn folders_on_the_way_are_made() {
 /// The schema that a released version wrote, for ever: a change of it must be another step.
 #[test]
 fn a_released_step_never_changes() {
-    const RELEASED: &[u64] = &[SCHEMA_V1];
+    const RELEASED: &[u64] = &[SCHEMA_V1, SCHEMA_V2];
     const SCHEMA_V1: u64 = 5_549_101_087_225_368_512;
+    const SCHEMA_V2: u64 = 11_739_960_834_379_132_098;
     let steps = schema::MIGRATIONS.iter();
     let steps: Vec<_> = steps.map(|step| xxh3_64(step.as_bytes())).collect();
     assert_eq!(steps, RELEASED);
 }
 
-/// A database as each released version left it, with a session, an ended one and a tombstone, comes up to date with
-/// all of it.
+/// What each released version held, with a session, an ended one and a tombstone.
+const CONTENT: &[&str] = &[include_str!("content_v1.sql"), include_str!("content_v2.sql")];
+
+/// A database as that version left it.
+pub(super) fn left_by_version(version: usize) -> Folder {
+    let folder = Folder::new();
+    let old = folder.stranger();
+    for step in &schema::MIGRATIONS[..version] {
+        old.execute_batch(step).unwrap();
+    }
+    old.execute_batch(CONTENT[version - 1]).unwrap();
+    old.pragma_update(None, "user_version", i64::try_from(version).unwrap())
+        .unwrap();
+    old.pragma_update(None, "application_id", schema::APPLICATION_ID)
+        .unwrap();
+    folder
+}
+
 #[tokio::test]
 async fn a_database_of_every_version_is_brought_up_to_date() {
-    const CONTENT: &[&str] = &[include_str!("content_v1.sql")];
     assert_eq!(CONTENT.len(), schema::MIGRATIONS.len());
-    for (n, content) in CONTENT.iter().enumerate() {
-        let folder = Folder::new();
-        let old = folder.stranger();
-        for step in &schema::MIGRATIONS[..=n] {
-            old.execute_batch(step).unwrap();
-        }
-        old.execute_batch(content).unwrap();
-        old.pragma_update(None, "user_version", i64::try_from(n + 1).unwrap())
-            .unwrap();
-        old.pragma_update(None, "application_id", schema::APPLICATION_ID)
-            .unwrap();
-        drop(old);
-
+    for version in 1..=CONTENT.len() {
+        let folder = left_by_version(version);
         let store = folder.store();
         let live = store.session(&key("live")).await.unwrap();
         assert_eq!(live.metadata.as_str(), r#"{"a":1}"#);

@@ -28,7 +28,18 @@ fn assert_indexed(statement: &str, plan: &str) {
 fn no_statement_scans_or_sorts() {
     let folder = Folder::new();
     let connection = schema::open_writer(&folder.path(), &SqliteOptions::default()).unwrap();
-    let all = [sessions::STATEMENTS, events::STATEMENTS, erasure::STATEMENTS].concat();
+    let all = [
+        sessions::STATEMENTS,
+        events::STATEMENTS,
+        erasure::STATEMENTS,
+        entries::STATEMENTS,
+        claims::STATEMENTS,
+        copies::STATEMENTS,
+        leftovers::STATEMENTS,
+        adoption::STATEMENTS,
+        runs::STATEMENTS,
+    ]
+    .concat();
     for statement in all {
         assert_indexed(statement, &explain(&connection, statement, &[]));
     }
