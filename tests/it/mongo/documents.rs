@@ -30,7 +30,7 @@ async fn documents_read_well() {
         "_id": "ebca:default/s-1", "tenant": "default", "sessionId": "s-1", "userId": "anna", "status": "failed",
         "language": "en-US", "metadata": { "plan": "gold", "seats": 3_i64, "rate": 0.5 }, "startedAt": started,
         "version": 3_i64, "archived": false, "endReason": "hung up",
-        "endedAt": DateTime::from_millis(1_788_249_700_000),
+        "openedAt": DateTime::from_millis(0), "endedAt": DateTime::from_millis(1_788_249_700_000),
     };
     let mut found = only(&database, "sessions").await;
     // A field that came later stands later; the rest is in the order in which it was written.

@@ -1,37 +1,46 @@
 //! A server that fails, hangs or goes away: what is safe is tried again, nothing else is, and no call hangs.
 
-use std::time::Instant;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use colloquy::{
     domain::{Expected, Kind, SessionPatch},
-    store::mongo::{CHUNKS_DEFAULT, MongoOptions},
+    store::{
+        Store,
+        catalog::Catalog,
+        mongo::{CHUNKS_DEFAULT, MongoOptions},
+    },
 };
 use mongodb::bson::{Document, doc};
 
-use super::{SOON, append, command, connect, database, event, events, key, open, options, quick};
+use super::{SOON, append, catalog, command, database, event, events, key, open, options, quick};
 use crate::engines::{Engine, ReplicaSet, with_database};
 
 /// A server of one's own, a store on it, and the way to tell the server what to fail.
-struct Broken {
+pub struct Broken {
     set: ReplicaSet,
-    store: std::sync::Arc<dyn colloquy::store::Store>,
+    pub store: Arc<dyn Store>,
+    /// The same.
+    pub catalog: Arc<dyn Catalog>,
     admin: mongodb::Database,
     failed: i32,
 }
 
 impl Broken {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         // Time for several elections of a server, as far as the driver can tell.
         Self::with(options()).await
     }
 
-    async fn with(options: MongoOptions) -> Self {
+    pub async fn with(options: MongoOptions) -> Self {
         let set = ReplicaSet::start(1).await;
         let url = with_database(&set.url(), "colloquy");
         colloquy::store::mongo::init(&url, &options, CHUNKS_DEFAULT)
             .await
             .unwrap();
-        let store = connect(
+        let catalog = catalog(
             &format!("{url}&appName=under-test&heartbeatFrequencyMS=500"),
             options,
         )
@@ -39,14 +48,39 @@ impl Broken {
         let admin = database(&url).await.client().database("admin");
         Self {
             set,
-            store,
+            store: catalog.clone(),
+            catalog,
             admin,
             failed: 0,
         }
     }
 
+    pub fn url(&self) -> String {
+        with_database(&self.set.url(), "colloquy")
+    }
+
+    /// A store of another process, for which the server works.
+    pub async fn elsewhere(&self) -> Arc<dyn Catalog> {
+        catalog(&self.url(), options()).await
+    }
+
+    /// Has the next of these commands on a collection wait before it runs.
+    pub async fn hold(&self, command: &str, collection: &str, time: Duration) {
+        let namespace = format!("colloquy.{collection}");
+        let ms = i64::try_from(time.as_millis()).unwrap();
+        let wait = doc! { "namespace": namespace, "blockConnection": true, "blockTimeMS": ms };
+        self.fail(&[command], 1, wait).await;
+    }
+
+    /// Waits until a command met what it is to fail by.
+    pub async fn met(&self) {
+        let entered =
+            doc! { "waitForFailPoint": "failCommand", "timesEntered": self.failed + 1, "maxTimeMS": 10_000 };
+        command(&self.admin, entered).await;
+    }
+
     /// Has the next `times` of these commands fail.
-    async fn fail(&self, commands: &[&str], times: i32, how: Document) {
+    pub async fn fail(&self, commands: &[&str], times: i32, how: Document) {
         let mut data = doc! { "failCommands": commands, "appName": "under-test" };
         data.extend(how);
         let fail = doc! { "configureFailPoint": "failCommand", "mode": { "times": times }, "data": data };
@@ -54,7 +88,7 @@ impl Broken {
     }
 
     /// How many commands have failed since this was last asked.
-    async fn failed(&mut self) -> i32 {
+    pub async fn failed(&mut self) -> i32 {
         let off = doc! { "configureFailPoint": "failCommand", "mode": "off" };
         let count = command(&self.admin, off).await.get_i32("count").unwrap();
         count - std::mem::replace(&mut self.failed, count)
@@ -62,7 +96,7 @@ impl Broken {
 }
 
 /// The statement runs, and its confirmation is lost.
-fn unconfirmed() -> Document {
+pub fn unconfirmed() -> Document {
     doc! { "writeConcernError": { "code": 91, "codeName": "ShutdownInProgress", "errmsg": "gone" } }
 }
 
@@ -215,7 +249,7 @@ async fn a_server_that_hangs_or_is_gone_makes_no_call_hang() {
     assert_eq!(events(&store, "s").await[0].id.as_str(), "before");
 }
 
-async fn serves_again(store: &std::sync::Arc<dyn colloquy::store::Store>) {
+async fn serves_again(store: &Arc<dyn Store>) {
     let started = Instant::now();
     while store.ping().await.is_err() {
         assert!(started.elapsed() < SOON, "it does not come back");
@@ -249,8 +283,7 @@ async fn a_read_that_an_erasure_overtakes_says_so() {
         let store = broken.store.clone();
         open(&store, id).await;
         append(&store, event(id, "e", 1)).await.unwrap();
-        let wait = doc! { "namespace": "colloquy.events", "blockConnection": true, "blockTimeMS": 1_000 };
-        broken.fail(&["find"], 1, wait).await;
+        broken.hold("find", "events", Duration::from_secs(1)).await;
         let reading = tokio::spawn(async move {
             if lists {
                 let all = super::everything(colloquy::domain::Order::Ascending);
@@ -262,8 +295,7 @@ async fn a_read_that_an_erasure_overtakes_says_so() {
                     .map(|one| one.event.into_iter().collect())
             }
         });
-        let entered = doc! { "waitForFailPoint": "failCommand", "timesEntered": broken.failed + 1, "maxTimeMS": 10_000 };
-        command(&broken.admin, entered).await;
+        broken.met().await;
         broken
             .store
             .erase(&key(id), super::at(i64::from(i32::MAX) * 1_000))

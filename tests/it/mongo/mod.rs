@@ -6,6 +6,7 @@ use colloquy::{
     domain::{Event, EventQuery, Limit, NewEvent, NewSession, Order, Session, SessionKey, Tenant, Timestamp},
     store::{
         Append, Store,
+        catalog::Catalog,
         mongo::{self, CHUNKS_DEFAULT, MongoOptions, MongoStore},
     },
 };
@@ -13,6 +14,7 @@ use mongodb::{Client, Database, bson::Document};
 
 use crate::engines;
 
+mod archive;
 mod documents;
 mod endpoints;
 mod faults;
@@ -37,6 +39,11 @@ pub async fn store() -> (Arc<dyn Store>, Database) {
 }
 
 pub async fn connect(url: &str, options: MongoOptions) -> Arc<dyn Store> {
+    catalog(url, options).await
+}
+
+/// As [`connect`], for what the archive asks.
+pub async fn catalog(url: &str, options: MongoOptions) -> Arc<dyn Catalog> {
     Arc::new(MongoStore::connect(url, options).await.unwrap())
 }
 

@@ -13,11 +13,18 @@ use colloquy::{
         Session, SessionFilter, SessionPatch, SessionPosition, SessionQuery, Tenant,
     },
     service::{GroupLimits, Limits, PageQuery, Service},
-    store::mongo,
+    store::{
+        Store,
+        catalog::{Archived, Catalog, Claim, Commit},
+        mongo,
+    },
 };
 use mongodb::bson::Document;
 
-use crate::engines;
+use crate::{
+    conformance::catalog::{LEASE, SHORT_LEASE, claim, claims_ended, ended, ids, pointer, restore, segment},
+    engines,
+};
 
 use super::{
     append, at, event, everything, key, open,
@@ -191,6 +198,127 @@ async fn every_statement_of_the_request_path_names_the_shard_key() {
             .is_ok_and(|filter| filter.get_str("status").is_ok_and(|status| status == "initiated"))
     };
     assert_eq!(statements.iter().filter(activated).count(), 12);
+}
+
+/// What each statement of the archive says of itself; updates of many sessions say nothing, and are counted by what
+/// they ask for.
+const OF_ARCHIVE: [&str; 13] = [
+    "colloquy: archive listing",
+    "colloquy: claim",
+    "colloquy: standing",
+    "colloquy: delete archived",
+    "colloquy: hot events",
+    "colloquy: bring back",
+    "colloquy: restored",
+    "colloquy: adopt",
+    "colloquy: session",
+    "colloquy: last seq",
+    "colloquy: end",
+    "colloquy: erase",
+    "colloquy: open",
+];
+
+/// Every method of the catalog, on more sessions than a planner would scan.
+async fn archive_everything(catalog: &Arc<dyn Catalog>) {
+    let store: Arc<dyn Store> = catalog.clone();
+    let keys: Vec<_> = (0..30).map(|n| key(&format!("s-{n}"))).collect();
+    for key in &keys {
+        ended(&store, key).await;
+    }
+    let events = super::events(&store, "s-0").await;
+    let owner = segment();
+    let claimed = catalog.claim(&keys, Claim::Hot, &owner, LEASE).await.unwrap();
+    catalog.renew(&claimed, &owner, LEASE).await.unwrap();
+    catalog.release(&claimed[20..], &owner).await.unwrap();
+    let commits = claimed[..20].iter().map(|claimed| Commit {
+        key: claimed.key.clone(),
+        epoch: claimed.epoch,
+        pointer: pointer(&owner),
+    });
+    catalog
+        .commit(&commits.collect::<Vec<_>>(), &owner)
+        .await
+        .unwrap();
+    assert_eq!(catalog.due(at(1_000_000), 100).await.unwrap().len(), 10);
+    let untidy = catalog.untidy(100).await.unwrap();
+    assert_eq!(catalog.with_hot_events(&keys).await.unwrap().len(), untidy.len());
+    for archived in &untidy {
+        catalog
+            .delete_archived(&archived.key, archived.epoch, &ids(&events))
+            .await
+            .unwrap();
+    }
+    catalog.tidied(&untidy, None).await.unwrap();
+    // One whose restore was given up is claimed when its copies are deleted.
+    let given_up = segment();
+    let lapsed = claim(catalog, &keys[1], Claim::Archived, &given_up, SHORT_LEASE).await;
+    catalog.bring_back(&keys[1], lapsed.epoch, &events).await.unwrap();
+    claims_ended(catalog, &given_up).await;
+    let deleted = catalog
+        .delete_archived(&keys[1], lapsed.epoch, &ids(&events))
+        .await;
+    assert_eq!(deleted.unwrap(), events.len());
+    restore(catalog, &keys[0], &events, 20_000).await;
+    assert_eq!(catalog.segments(None, 10).await.unwrap(), [(owner.clone(), 19)]);
+    catalog.standings(&keys).await.unwrap();
+    for key in &keys[..4] {
+        store.erase(key, at(99_000)).await.unwrap();
+    }
+    assert_eq!(catalog.pending(10).await.unwrap().sessions, 4);
+    catalog.forget_segment(&owner).await.unwrap();
+    let stub = store.session(&keys[5]).await.unwrap();
+    for (n, id) in ["found", "s-5"].into_iter().enumerate() {
+        let found = Archived {
+            key: key(id),
+            epoch: 9 + n as i64,
+            pointer: pointer(&segment()),
+        };
+        catalog
+            .adopt(
+                &found,
+                &Session {
+                    id: id.parse().unwrap(),
+                    ..stub.clone()
+                },
+            )
+            .await
+            .unwrap();
+    }
+    open(&store, "idle").await;
+    append(&store, event("idle", "e", 1)).await.unwrap();
+    let ended = catalog
+        .end_if_idle(&key("idle"), at(900_000), "idle", at(1_000_000))
+        .await;
+    assert!(ended.unwrap().is_some());
+    store.upkeep(at(1_000)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_statement_of_the_archive_but_its_listings_names_the_shard_key() {
+    let url = engines::mongodb().await;
+    mongo::init(&url, &super::options(), 1).await.unwrap();
+    let (catalog, database) = (
+        super::catalog(&url, super::options()).await,
+        super::database(&url).await,
+    );
+    watch(&database).await;
+    archive_everything(&catalog).await;
+    let statements = seen(&database).await;
+    assert_eq!(faults(&statements), [""; 0]);
+    let comments: BTreeSet<_> = statements.iter().map(comment).collect();
+    let unseen: Vec<_> = OF_ARCHIVE
+        .iter()
+        .filter(|comment| !comments.contains(**comment))
+        .collect();
+    assert!(unseen.is_empty(), "not seen at work: {unseen:?}");
+    // What changes one document looks for no other.
+    let is_one = |statement: &&Document| {
+        statement.get_str("op").is_ok_and(|op| op == "update") && comment(statement).is_empty()
+    };
+    for statement in statements.iter().filter(is_one) {
+        let docs = statement.get("docsExamined").and_then(|docs| docs.as_i32());
+        assert!(docs.is_none_or(|docs| docs <= 1), "{statement}");
+    }
 }
 
 /// The greatest number of index keys that one statement with each comment looked at.

@@ -62,7 +62,7 @@ async fn init_says_what_it_did_and_then_that_nothing_was_left() {
             .iter()
             .filter(|finding| finding.state == State::Done)
             .count(),
-        7,
+        14,
         "{first}"
     );
     for again in [init(&url).await, check(&url).await] {
@@ -177,6 +177,39 @@ async fn an_older_validator_is_brought_up_to_date() {
             .iter()
             .all(|finding| finding.state == State::Fine)
     );
+}
+
+/// As version 0.1 left it, which had no archive.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_set_up_before_there_was_an_archive_is_brought_up_to_date() {
+    let url = engines::mongodb().await;
+    init(&url).await;
+    let database = database(&url).await;
+    let sessions = database.collection::<Document>("sessions");
+    for index in ["end", "tidy", "segment", "owner", "left"] {
+        sessions.drop_index(index).await.unwrap();
+    }
+    database
+        .collection::<Document>("archive_runs")
+        .drop()
+        .await
+        .unwrap();
+    let schema = doc! { "title": "Colloquy: a session", "required": ["_id"] };
+    let older = doc! { "collMod": "sessions", "validator": { "$jsonSchema": schema } };
+    database.run_command(older).await.unwrap();
+    let found = check(&url).await;
+    let of = |report: &Report, state| report.0.iter().filter(|finding| finding.state == state).count();
+    assert_eq!(
+        (of(&found, State::Outdated), of(&found, State::Missing)),
+        (1, 6),
+        "{found}"
+    );
+    let refused = MongoStore::connect(&url, options()).await.unwrap_err();
+    assert!(refused.detail().contains("colloquy init"), "{refused}");
+    let done = init(&url).await;
+    assert_eq!(of(&done, State::Done), 8, "{done}");
+    assert_eq!(of(&check(&url).await, State::Fine), done.0.len());
+    MongoStore::connect(&url, options()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

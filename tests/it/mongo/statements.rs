@@ -7,7 +7,11 @@ use mongodb::{
 };
 
 /// What the statements that may ask every shard say of themselves.
-const BROADCASTS: [&str; 2] = ["colloquy: listing", "colloquy: upkeep"];
+const BROADCASTS: [&str; 3] = [
+    "colloquy: listing",
+    "colloquy: upkeep",
+    "colloquy: archive listing",
+];
 
 /// More than a test's statements take; what is beyond it, the oldest, is forgotten.
 const PROFILE_BYTES_MAX: i64 = 64 * 1024 * 1024;

@@ -136,7 +136,6 @@ pub(super) async fn pending(call: &Call, limit: usize) -> Result<Pending> {
         erased,
         doc! { "$unwind": "$left" },
         doc! { "$group": { "_id": "$left" } },
-        doc! { "$sort": { "_id": 1 } },
         doc! { "$limit": i64::try_from(limit.max(1)).unwrap_or(i64::MAX) },
     ];
     let mut segments = aggregate(call, names, |fields| fields.parsed("_id")).await?;
