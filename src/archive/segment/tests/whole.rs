@@ -126,7 +126,7 @@ async fn every_byte_of_a_segment_counts() {
     archive.written.seal(&archive.objects()).await.unwrap();
     for path in [sessions_path(archive.name()), events_path(archive.name())] {
         let sound = archive.objects.bytes(&path);
-        for _ in 0..100 {
+        for _ in 0..40 {
             let mut bytes = sound.to_vec();
             let (at, bit) = (random.below(bytes.len()), random.below(8));
             bytes[at] ^= 1 << bit;
