@@ -50,10 +50,15 @@ impl File {
         T: Send + 'static,
         F: FnOnce(&[RecordBatch]) -> Result<T> + Send + 'static,
     {
-        let decoder = self.decoder(&rows, columns);
-        let mut decoder = decoder.map_err(|error| fault::of_decoding(&self.name, error))?;
-        let wanted = decoder.scan_plan().map(|planned| planned.range).collect();
-        let ranges = coalesced(wanted, gets_max);
+        let file = self.clone();
+        let planning = move || {
+            let decoder = file.decoder(&rows, columns);
+            let decoder = decoder.map_err(|error| fault::of_decoding(&file.name, error))?;
+            let wanted = decoder.scan_plan().map(|planned| planned.range).collect();
+            Ok((decoder, coalesced(wanted, gets_max)))
+        };
+        // Indexes that are damaged are no less of a strain on it than pages that are.
+        let (mut decoder, ranges) = self.decode(planning).await?;
         let gets = ranges.iter().map(|range| self.get(range.clone()));
         let buffers = try_join_all(gets).await?;
         let name = self.name.clone();
@@ -78,7 +83,7 @@ impl File {
 
     /// Reads bytes of the row groups.
     pub async fn get(&self, range: Range<u64>) -> Result<bytes::Bytes> {
-        if range.end > self.footer.data_end {
+        if range.is_empty() || range.end > self.footer.data_end {
             return Err(fault::damaged(&self.name, "a page lies where there are none"));
         }
         let Range { start, end } = range;

@@ -146,7 +146,8 @@ type Payloads = Vec<(u64, Arc<str>)>;
 
 impl ArchivedSession {
     async fn page(&self, query: &EventQuery) -> Result<Page<Event>> {
-        let layout = Layout::of(&self.file, &self.pointer);
+        let (file, pointer) = (self.file.clone(), self.pointer.clone());
+        let layout = self.file.decode(move || Ok(Layout::of(&file, &pointer))).await?;
         let candidates = layout.candidates(query);
         let windows = self.windows(candidates.clone(), query);
         let known = layout.known(query).filter(|_| windows.len() == 1);

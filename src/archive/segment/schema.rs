@@ -120,6 +120,7 @@ pub(super) fn events_properties(name: &SegmentName, options: &SegmentOptions) ->
     let sorting = [event::SESSION_ID, event::TIMESTAMP, event::SEQ, event::EVENT_ID];
     Ok(properties
         .set_column_encoding(path("event_id"), Encoding::DELTA_BYTE_ARRAY)
+        .set_column_encoding(path("payload"), Encoding::DELTA_LENGTH_BYTE_ARRAY)
         .set_column_statistics_enabled(path("timestamp"), EnabledStatistics::Page)
         .set_sorting_columns(Some(sorting.map(ascending).to_vec()))
         .build())

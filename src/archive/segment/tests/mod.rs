@@ -1,4 +1,8 @@
 //! Segments held to a model: what was written, in plain vectors.
 
+mod damage;
+mod layout;
 mod model;
 mod pages;
+mod requests;
+mod whole;

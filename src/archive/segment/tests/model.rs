@@ -121,6 +121,35 @@ pub fn conversation(random: &mut Random, id: &str, events: usize, payload_bytes:
     }
 }
 
+/// A conversation whose events are a second apart and have payloads that can't be made much smaller.
+pub fn sized(id: &str, events: usize, payload_bytes: usize) -> Conversation {
+    let session = session(id);
+    let mut random = Random(payload_bytes as u64 | 1);
+    let events = (0..events)
+        .map(|at| {
+            let noise: String = (0..payload_bytes / 16)
+                .map(|_| format!("{:016x}", random.next()))
+                .collect();
+            let event_type = ["user_speech", "bot_speech", "system"][at % 3];
+            let at = i64::try_from(at).unwrap();
+            let payload = format!(r#"{{"text":"{noise}"}}"#);
+            event(
+                &session.id,
+                &format!("{:016x}", random.next()),
+                DAY_MS + at * 1_000,
+                at,
+                event_type,
+                &payload,
+            )
+        })
+        .collect();
+    Conversation {
+        session,
+        epoch: 1,
+        events,
+    }
+}
+
 fn text(random: &mut Random, bytes_max: usize) -> String {
     let length = random.below(bytes_max + 1);
     let mut text = String::new();
