@@ -26,5 +26,14 @@ pub fn text(service: &Service) -> String {
             "colloquy_cache_reads_total{{outcome=\"{outcome}\",cause=\"{cause}\"}} {count}"
         );
     }
+    if let Ok(archive) = service.archive() {
+        for (name, help, count) in archive.counters() {
+            let _ = writeln!(out, "# HELP colloquy_archive_{name} {help}");
+            let _ = writeln!(
+                out,
+                "# TYPE colloquy_archive_{name} counter\ncolloquy_archive_{name} {count}"
+            );
+        }
+    }
     out
 }

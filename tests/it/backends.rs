@@ -7,9 +7,12 @@
 //! - `COLLOQUY_TEST_CACHE`: `none`, which is the default, or `redis`, where every folder gets a database of its own on
 //!   the shared Redis.
 //!
+//! The archive is a directory in the folder of the embedded store, and with MongoDB a prefix of the folder's own on the shared
+//! S3 server.
+//!
 //! A test that is about the embedded store asks for it by name, and gets it whatever the variables say.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use colloquy::store::mongo::{self, CHUNKS_DEFAULT, MongoOptions};
 
@@ -42,10 +45,16 @@ impl Store {
         match self {
             Self::Embedded => vec![format!("--store={}", embedded_url(folder))],
             // Connections that are opened ahead would only be closed again by most tests.
-            Self::MongoDb => vec![
-                format!("--store={}", database_url(folder)),
-                "--set=mongo_pool_min=0".to_owned(),
-            ],
+            Self::MongoDb => {
+                let mut flags = vec![
+                    format!("--store={}", database_url(folder)),
+                    "--set=mongo_pool_min=0".to_owned(),
+                    // Nothing here holds an append up for long.
+                    "--set=mongo_append_settle_ms=200".to_owned(),
+                ];
+                flags.extend(archive_flags(folder));
+                flags
+            }
         }
     }
 }
@@ -117,6 +126,35 @@ fn kept(folder: &Path, name: &str, make: impl AsyncFnOnce() -> String + Send) ->
     let url = apart(make);
     std::fs::write(path, &url).expect("the URL is kept");
     url
+}
+
+/// The flags of an archive in the shared bucket, under a prefix that belongs to this folder.
+fn archive_flags(folder: &Path) -> Vec<String> {
+    let place = kept(folder, "archive-url", async || {
+        let bucket = engines::s3().await;
+        let keys = format!(
+            "[default]\naws_access_key_id={}\naws_secret_access_key={}\n",
+            bucket.access_key, bucket.secret_key
+        );
+        // Whole at once, for whoever reads it meanwhile.
+        let partial = folder.join("credentials");
+        std::fs::write(&partial, keys).expect("the keys are written");
+        std::fs::rename(partial, credentials_file()).expect("the keys are put in place");
+        let prefix = bucket.prefix.trim_end_matches('/');
+        format!(
+            "{} {} s3://{}/{prefix}",
+            bucket.endpoint, bucket.region, bucket.bucket
+        )
+    });
+    let mut parts = place.split(' ');
+    ["archive_s3_endpoint", "archive_s3_region", "archive"]
+        .map(|key| format!("--set={key}={}", parts.next().expect("three parts")))
+        .into()
+}
+
+/// Where the servers under test find the keys of the shared S3 server.
+pub fn credentials_file() -> PathBuf {
+    std::env::temp_dir().join(format!("colloquy-test-{}-s3-keys", std::process::id()))
 }
 
 /// Every statement so far on the database that belongs to this folder, if one does, must have kept the rule.

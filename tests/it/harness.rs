@@ -19,10 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The binary under test, with an environment that is the test's alone.
 pub fn colloquy() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_colloquy"));
-    let ours = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("COLLOQUY_"));
+    let ours = |name: &str| name.starts_with("COLLOQUY_") || name.starts_with("AWS_");
+    let ours = std::env::vars_os().filter(|(name, _)| ours(&name.to_string_lossy()));
     for (name, _) in ours {
         command.env_remove(name);
     }
+    command.env("AWS_SHARED_CREDENTIALS_FILE", backends::credentials_file());
+    command.env("AWS_EC2_METADATA_DISABLED", "true");
     command.stdin(Stdio::null());
     command
 }

@@ -11,6 +11,7 @@ mod refusal;
 mod talk;
 mod wire;
 
+mod archive;
 mod bad_bodies;
 mod bad_json;
 mod bad_requests;
