@@ -8,7 +8,10 @@ use std::{
 
 use colloquy::{
     domain::{Event, Pointer, SegmentName, SessionKey},
-    store::catalog::{Archived, Catalog, Claim, Claimed, Standing},
+    store::{
+        Store,
+        catalog::{Archived, Catalog, Claim, Claimed, Standing},
+    },
 };
 
 use super::{
@@ -20,7 +23,7 @@ use super::{
 
 const SESSIONS: usize = 20;
 const ARCHIVERS: usize = 4;
-const ROUNDS: usize = 60;
+const ROUNDS: usize = 150;
 
 /// What was told to have happened to a session under an epoch: it was archived there, or restored.
 type Told = BTreeMap<i64, Option<Pointer>>;
@@ -41,6 +44,7 @@ pub async fn archivers_that_interleave_keep_one_history(subject: &dyn CatalogSub
             random: Random(seed + n as u64),
             epochs: Vec::new(),
             told: Vec::new(),
+            held_up: Vec::new(),
             committed: Vec::new(),
         };
         archiver.run()
@@ -82,19 +86,40 @@ struct Archiver {
     /// Of every claim that was granted.
     epochs: Vec<(SessionKey, i64)>,
     told: Vec<(SessionKey, i64, Option<Pointer>)>,
+    /// Claimed, and not ended yet.
+    held_up: Vec<Work>,
     /// What it may still want to delete, much later.
     committed: Vec<Archived>,
+}
+
+enum Work {
+    Commit {
+        claimed: Claimed,
+        owner: SegmentName,
+    },
+    /// All events were brought back.
+    Restore {
+        claimed: Claimed,
+        owner: SegmentName,
+    },
 }
 
 impl Archiver {
     async fn run(mut self) -> Self {
         for _ in 0..ROUNDS {
-            match self.random.below(8) {
-                0..3 => self.archive().await,
-                3..5 => self.restore().await,
-                5 | 6 => self.delete_late().await,
+            match self.random.below(10) {
+                0 | 1 => self.begin(Claim::Hot).await,
+                2 => self.begin(Claim::Archived).await,
+                3 | 4 => self.begin_restore().await,
+                5..8 => self.go_on().await,
+                8 => self.delete_late().await,
                 _ => self.delete_as_it_stands().await,
             }
+            let key = self.some_key();
+            self.read(&key).await;
+        }
+        while !self.held_up.is_empty() {
+            self.go_on().await;
         }
         self
     }
@@ -123,46 +148,69 @@ impl Archiver {
         (claimed, owner)
     }
 
-    async fn archive(&mut self) {
-        let kind = self.random.pick(&[Claim::Hot, Claim::Hot, Claim::Archived]);
+    async fn begin(&mut self, kind: Claim) {
         let (claimed, owner) = self.claim(kind).await;
-        for one in claimed {
-            if self.random.one_in(5) {
-                self.catalog.release(&[one], &owner).await.unwrap();
-            } else if commit(&self.catalog, &one, &owner).await {
-                let pointer = pointer(&owner);
-                self.told
-                    .push((one.key.clone(), one.epoch, Some(pointer.clone())));
-                self.committed.push(Archived {
-                    key: one.key,
-                    epoch: one.epoch,
-                    pointer,
-                });
-            }
+        for claimed in claimed {
+            let owner = owner.clone();
+            self.held_up.push(Work::Commit { claimed, owner });
         }
     }
 
-    async fn restore(&mut self) {
+    async fn begin_restore(&mut self) {
         let (claimed, owner) = self.claim(Claim::Archived).await;
-        for one in claimed {
-            let events = &self.sessions[&one.key];
-            for event in events {
+        for claimed in claimed {
+            for event in &self.sessions[&claimed.key] {
                 let event = std::slice::from_ref(event);
-                self.catalog.bring_back(&one.key, one.epoch, event).await.unwrap();
+                let brought = self.catalog.bring_back(&claimed.key, claimed.epoch, event);
+                brought.await.unwrap();
             }
-            let restored = self
-                .catalog
-                .restored(&one.key, one.epoch, &owner, at(20_000))
-                .await;
-            if restored.unwrap().is_some() {
-                self.told.push((one.key, one.epoch, None));
-            } else {
-                self.catalog.release(&[one], &owner).await.unwrap();
+            let owner = owner.clone();
+            self.held_up.push(Work::Restore { claimed, owner });
+        }
+    }
+
+    /// Ends what it began at some time, whatever has become of the claim.
+    async fn go_on(&mut self) {
+        if self.held_up.is_empty() {
+            return;
+        }
+        let next = self.random.below(self.held_up.len());
+        match self.held_up.swap_remove(next) {
+            Work::Commit { claimed, owner } if self.random.one_in(5) => {
+                self.catalog.release(&[claimed], &owner).await.unwrap();
+            }
+            Work::Commit { claimed, owner } => {
+                if commit(&self.catalog, &claimed, &owner).await {
+                    self.committed(claimed, pointer(&owner));
+                }
+            }
+            Work::Restore { claimed, owner } => {
+                let Claimed { key, epoch, .. } = claimed;
+                let restored = self.catalog.restored(&key, epoch, &owner, at(20_000)).await;
+                if restored.unwrap().is_some() {
+                    self.read(&key).await;
+                    self.told.push((key, epoch, None));
+                }
             }
         }
     }
 
-    /// As one does who was held up between its commit and its deletion.
+    /// What is not in the archive is here, at every instant.
+    async fn read(&self, key: &SessionKey) {
+        let store: Arc<dyn Store> = self.catalog.clone();
+        let (hot, archived) = hot(&store, key).await;
+        if archived.is_none() {
+            assert_eq!(hot, self.sessions[key], "{key}");
+        }
+    }
+
+    fn committed(&mut self, claimed: Claimed, pointer: Pointer) {
+        let Claimed { key, epoch, .. } = claimed;
+        self.told.push((key.clone(), epoch, Some(pointer.clone())));
+        self.committed.push(Archived { key, epoch, pointer });
+    }
+
+    /// As one does that was held up between its commit and its deletion.
     async fn delete_late(&mut self) {
         if !self.committed.is_empty() {
             let archived = self.random.pick(&self.committed);
