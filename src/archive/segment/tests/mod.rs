@@ -1,6 +1,7 @@
 //! Segments held to a model: what was written, in plain vectors.
 
 mod damage;
+mod golden;
 mod layout;
 mod model;
 mod pages;
