@@ -56,7 +56,11 @@ async fn walk(server: &Server, path: &str, answers: &mut BTreeMap<String, String
     let mut next = path.to_owned();
     for _ in 0..PAGES_MAX {
         let text = text(server, &next).await;
-        let page: Value = serde_json::from_str(&text).expect("JSON");
+        let body = text
+            .split_once('{')
+            .map(|(_, rest)| format!("{{{rest}"))
+            .expect("a body");
+        let page: Value = serde_json::from_str(&body).expect("JSON");
         answers.insert(next, text);
         let Some(cursor) = page["pagination"]["nextCursor"].as_str() else {
             return;
@@ -68,14 +72,18 @@ async fn walk(server: &Server, path: &str, answers: &mut BTreeMap<String, String
 /// The answer, without what names the request, and as if nothing were archived.
 async fn text(server: &Server, path: &str) -> String {
     let response = server.get(path).send().await.expect("an answer");
-    let (status, etag) = (response.status(), response.headers().get("etag").cloned());
+    let status = response.status();
+    let etag = response
+        .headers()
+        .get("etag")
+        .map(|etag| etag.to_str().expect("text").to_owned());
     let text = response.text().await.expect("a body");
     assert!(!status.is_server_error(), "{path}: {status} {text}");
     let text = match status {
         StatusCode::OK => text.replace("\"archived\":true", "\"archived\":false"),
         _ => text.split("\"requestId\"").next().unwrap_or_default().to_owned(),
     };
-    format!("{status} {etag:?} {text}")
+    format!("{status} {} {text}", etag.as_deref().unwrap_or("-"))
 }
 
 fn assert_same(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) {
@@ -96,7 +104,7 @@ async fn conversations(server: &Server, random: &mut Random, count: usize) -> Ve
             .to_owned();
         expect(server.post("/v1/sessions", &conversation["session"]), 201).await;
         let events = list(conversation["events"].clone());
-        for some in events.chunks(100) {
+        for some in events.chunks(10) {
             append_batch(server, &id, some).await;
         }
         expect(
