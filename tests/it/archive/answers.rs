@@ -35,7 +35,7 @@ async fn answers(server: &Server, sessions: &[String]) -> BTreeMap<String, Strin
         ] {
             walk(server, &format!("{}?{query}", events_path(id)), &mut answers).await;
         }
-        for event in events(server, id).await.iter().step_by(5) {
+        for event in events(server, id).await.iter().step_by(9) {
             let path = format!(
                 "{}/{}",
                 events_path(id),
@@ -52,7 +52,7 @@ async fn answers(server: &Server, sessions: &[String]) -> BTreeMap<String, Strin
 
 /// The pages from this one on, up to a number that tells enough.
 async fn walk(server: &Server, path: &str, answers: &mut BTreeMap<String, String>) {
-    const PAGES_MAX: usize = 12;
+    const PAGES_MAX: usize = 5;
     let mut next = path.to_owned();
     for _ in 0..PAGES_MAX {
         let text = text(server, &next).await;
@@ -120,7 +120,7 @@ async fn conversations(server: &Server, random: &mut Random, count: usize) -> Ve
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_stays_what_it_was() {
     let server = Server::start().await;
-    let mut ids = conversations(&server, &mut Random::seeded(), 60).await;
+    let mut ids = conversations(&server, &mut Random::seeded(), 25).await;
     ended(&server, "long", 1_234).await;
     ids.push("long".to_owned());
     open(&server, "goes-on").await;
