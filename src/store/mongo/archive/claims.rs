@@ -7,7 +7,7 @@ use mongodb::{
     options::Hint,
 };
 
-use super::{claim_stands, from_now, statement, update, while_claimed};
+use super::{claim_stands, from_now, left_with, statement, update, while_claimed};
 use crate::{
     domain::{Pointer, SegmentName, SessionKey},
     store::{
@@ -32,6 +32,7 @@ pub(super) async fn claim(
     let change = doc! {
         "epoch": { "$add": [{ "$ifNull": ["$epoch", 0_i64] }, 1_i64] },
         "claim": { "owner": { "$literal": owner.to_string() }, "until": from_now(lease) },
+        "left": left_with(vec!["$claim.owner".into()]),
     };
     let taken = ks.iter().map(|k| {
         let mut filter = doc! { "_id": k, "$expr": { "$not": [claim_stands()] } };
