@@ -20,8 +20,14 @@ EXAMPLES = ROOT / "examples" / "conversations.jsonl"
 DOCUMENT = ROOT / "docs" / "archive-format.md"
 
 EXAMPLE_STILL_OPEN = "example-piano-lesson"
-RESTORED = ["example-lost-parcel", "edges-of-time", conversations.LONG_SESSION]
-ERASED = [conversations.ERASED_WITH_EVENTS, conversations.ERASED_WITHOUT_EVENTS]
+CHANGED = "example-lost-parcel"
+# Brought back and archived once more, so that there are two copies of them.
+RESTORED = [CHANGED, "edges-of-time", conversations.LONG_SESSION, conversations.ERASED_WITH_TWO_COPIES]
+ERASED = [
+    conversations.ERASED_WITH_TWO_COPIES,
+    conversations.ERASED_WHILE_RESTORED,
+    conversations.ERASED_WITHOUT_EVENTS,
+]
 
 BEGAN = time.monotonic()
 
@@ -97,7 +103,7 @@ def archive_some_once_more(colloquy: Colloquy, document: Document) -> Answers:
     for name in RESTORED:
         colloquy.command("archive", "restore", name)
     with colloquy.serve() as server:
-        server.ask("PATCH", session_path(RESTORED[0]), {"metadata": {"note": "changed"}, "userId": None})
+        server.ask("PATCH", session_path(CHANGED), {"metadata": {"note": "changed"}, "userId": None})
         for name in (*conversations.OPEN_SESSIONS, EXAMPLE_STILL_OPEN):
             server.ask("POST", session_path(name) + "/complete", {"reason": "the check is over"})
         run = server.archive_all()
@@ -112,38 +118,45 @@ def archive_some_once_more(colloquy: Colloquy, document: Document) -> Answers:
 
 
 def erase(colloquy: Colloquy, document: Document, before: Answers) -> Answers:
-    """Erases, and rewrites; gives what the API says then."""
+    """Erases, and takes the bytes out; gives what the API says then."""
     files = Files(colloquy.archive, document)
     found = {text: files.rows_with(text) for text in (conversations.PLANTED, *ERASED)}
-    columns = {text: sorted(counts) for text, counts in found.items()}
-    same(
-        "columns that hold what is going to be erased",
-        columns,
-        {
-            conversations.PLANTED: ["end_reason", "metadata", "payload", "user_id"],
-            **{name: ["session_id"] for name in ERASED},
-        },
-    )
+    holding = {text: sorted(columns) for text, columns in found.items()}
+    planted_in = ["end_reason", "metadata", "payload", "user_id"]
+    expected = {conversations.PLANTED: planted_in} | {name: ["session_id"] for name in ERASED}
+    same("columns that hold what is going to be erased", holding, expected)
+
+    colloquy.command("archive", "restore", conversations.ERASED_WHILE_RESTORED)
     with colloquy.serve() as server:
         for name in ERASED:
             server.ask("DELETE", session_path(name), status=204)
         after = Answers(server)
         ask_for_the_erased(server, 410)
-    tell(colloquy.command("archive", "rewrite"))
-    tell(colloquy.command("archive", "sweep", "--grace", "0s"))
+    tell("erased: " + ", ".join(ERASED))
+    tell("rewrite: " + colloquy.command("archive", "rewrite"))
+    tell("sweep: " + colloquy.command("archive", "sweep", "--grace", "0s"))
+
     for text in found:
-        same(f"rows with {text} after the rewrite", files.rows_with(text), {})
-    objects = [path for path in colloquy.archive.rglob("*") if path.is_file()]
-    for path in objects:
-        # A note of an erasure names its session: it keeps a rebuild from bringing it back.
-        note = path.relative_to(colloquy.archive).parts[0] == "erased"
-        for text in [conversations.PLANTED] if note else found:
-            if text.encode() in str(path).encode() + path.read_bytes():
-                raise Broken(f"{path} holds {text}, which was erased")
+        same(f"rows with {text}, which was erased", files.rows_with(text), {})
+    count = search_bytes(colloquy.archive, list(found))
     same("answers of the API for all others", after.without(ERASED), before.without(ERASED))
     files.agree_with(after)
-    tell(f"{sum(found[conversations.PLANTED].values())} rows with erased text are in none of {len(objects)} objects")
+    rows = sum(sum(columns.values()) for columns in found.values())
+    tell(f"what {rows} rows held is in none, and not in the bytes of {count} objects; all else is as it was")
     return after
+
+
+def search_bytes(archive: Path, texts: list[str]) -> int:
+    """Looks for what was erased in every object's name and bytes; gives how many there are."""
+    objects = [path for path in archive.rglob("*") if path.is_file()]
+    notes = [path for path in objects if path.is_relative_to(archive / "erased")]
+    # A note keeps a rebuild from bringing the session back, so it names the session, and nothing else of it.
+    same("sessions of which a note says that they were erased", sorted(path.parent.name for path in notes), ERASED)
+    for path in objects:
+        for text in [conversations.PLANTED] if path in notes else texts:
+            if text.encode() in str(path).encode() + path.read_bytes():
+                raise Broken(f"{path} holds {text}, which was erased")
+    return len(objects)
 
 
 def ask_for_the_erased(server: Server, status: int) -> None:
@@ -155,12 +168,12 @@ def ask_for_the_erased(server: Server, status: int) -> None:
 def lose_and_rebuild(colloquy: Colloquy, before: Answers) -> None:
     for file in (colloquy.archive.parent).glob("colloquy.db*"):
         file.unlink()
-    tell(colloquy.command("archive", "rebuild"))
+    tell("rebuild: " + colloquy.command("archive", "rebuild"))
     with colloquy.serve() as server:
         same("answers of the API, rebuilt and before", Answers(server).pages, before.pages)
         # The tombstones were lost with the store.
         ask_for_the_erased(server, 404)
-    tell(colloquy.command("archive", "verify"))
+    tell("verify: " + colloquy.command("archive", "verify"))
     tell(f"the store is as it was: {len(before.pages)} pages of {len(before.sessions)} sessions, byte for byte")
 
 
@@ -170,9 +183,10 @@ def main() -> int:
         try:
             check(Colloquy(binary, Path(folder)), Document(DOCUMENT))
         except Broken as broken:
-            print(f"the archive is not as it should be: {broken}", file=sys.stderr)
+            print(f"not as it should be: {broken}", file=sys.stderr)
             return 1
     return 0
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

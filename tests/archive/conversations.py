@@ -11,11 +11,11 @@ SESSIONS = 400
 LONG_SESSION = "long~3000@turns"
 LONG_SESSION_EVENTS = 3_000
 
-# Said in two sessions that are erased later: in the events of one, and all around the other, which has none. It has
-# no pattern that compression could take apart.
+# Said in sessions that are erased later: in the events of two, and all around a third, which has none.
 PLANTED = "qX7vNw2KfZ9sRb4TjLm8Yc3H"
-ERASED_WITH_EVENTS = "erase=me:1"
-ERASED_WITHOUT_EVENTS = "erase=me:2"
+ERASED_WITH_TWO_COPIES = "erase=me:1"
+ERASED_WHILE_RESTORED = "erase=me:2"
+ERASED_WITHOUT_EVENTS = "erase=me:3"
 
 # Sessions that nobody ended yet.
 OPEN_SESSIONS = ["open+1", "open+2", "open+3"]
@@ -104,13 +104,20 @@ def made() -> list[dict[str, Any]]:
     old["session"]["startedAt"], old["complete"]["endedAt"] = "1969-07-20T20:17:40.000Z", "1969-07-21T02:56:15.000Z"
     all_made.append(old)
 
-    talk = conversation(some, ERASED_WITH_EVENTS, 40)
-    for event in talk["events"][::3]:
-        event["payload"] = {"text": f"my secret is {PLANTED}, keep it", "deep": [{PLANTED: PLANTED}]}
+    # A day without any event.
+    quiet = conversation(some, "quiet-day", 0)
+    quiet["session"]["startedAt"], quiet["complete"]["endedAt"] = "2026-07-01T00:00:00.000Z", "2026-07-01T00:00:00.000Z"
+    all_made.append(quiet)
+
+    for session_id in (ERASED_WITH_TWO_COPIES, ERASED_WHILE_RESTORED):
+        talk = conversation(some, session_id, 40)
+        for event in talk["events"][::3]:
+            event["payload"] = {"text": f"my secret is {PLANTED}, keep it", "deep": [{PLANTED: PLANTED}]}
+        all_made.append(talk)
     silent = conversation(some, ERASED_WITHOUT_EVENTS, 0)
     silent["session"] |= {"userId": PLANTED, "metadata": {"note": PLANTED}}
     silent["complete"]["reason"] = f"because of {PLANTED}"
-    all_made += [talk, silent]
+    all_made.append(silent)
 
     for session_id in OPEN_SESSIONS:
         still_open = conversation(some, session_id, 7)
@@ -120,9 +127,7 @@ def made() -> list[dict[str, Any]]:
     return all_made
 
 
-def write(file: Path) -> int:
-    """Writes JSON Lines as `colloquy import` takes them; gives how many."""
-    conversations = made()
-    lines = (json.dumps(one, ensure_ascii=some_escaped) for one, some_escaped in zip(conversations, [True, False] * 1_000))
-    file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    return len(conversations)
+def write(file: Path) -> None:
+    """Writes JSON Lines as `colloquy import` takes them, every other line in ASCII with escapes."""
+    lines = (json.dumps(one, ensure_ascii=at % 2 == 0) + "\n" for at, one in enumerate(made()))
+    file.write_text("".join(lines), encoding="utf-8")

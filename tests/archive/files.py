@@ -81,7 +81,7 @@ class Files:
             for file, columns in schemas.items():
                 same(f"columns of {file} and of the document", columns, said)
             marks = f"SELECT decode(value) FROM parquet_kv_metadata('archive/{folder}/*/*.parquet') WHERE decode(key) = "
-            same("formats", {format for (format,) in self.rows(marks + "'colloquy.format'")}, {"1"})
+            same("formats", {number for (number,) in self.rows(marks + "'colloquy.format'")}, {"1"})
             segments = sorted(segment for (segment,) in self.rows(marks + "'colloquy.segment'"))
             same("names of segments", segments, sorted(Path(file).stem for file in schemas))
 
@@ -192,7 +192,7 @@ class Files:
         """In which columns, decoded, how many rows hold a text."""
         found = {}
         for table in (SESSIONS, EVENTS):
-            columns = [name for name, type, *_ in self.rows(f"DESCRIBE SELECT * FROM {table}") if type == "VARCHAR"]
+            columns = [name for name, kind, *_ in self.rows(f"DESCRIBE SELECT * FROM {table}") if kind == "VARCHAR"]
             for column in columns:
                 ((count,),) = self.duckdb.execute(
                     f"SELECT count(*) FROM {table} WHERE contains({column}, ?)", [text]
