@@ -1,5 +1,7 @@
-"""DuckDB, which knows nothing of Colloquy, finds in the archive what the API says; what was erased is in no object of it;
-and a store that was lost comes back from it alone. $COLLOQUY_TEST_BIN is the binary. Ends at the first difference, with 1.
+"""DuckDB, which knows nothing of Colloquy, finds in the archive what the API says; what was erased is in no object
+of it; and a store that was lost comes back from it alone.
+
+$COLLOQUY_TEST_BIN is the binary. The check ends at the first difference, with 1.
 """
 
 import os
@@ -65,7 +67,7 @@ def archive_what_has_ended(colloquy: Colloquy, hot: Answers) -> Answers:
     same("archived sessions", sorted(archived.archived()), ended)
     # From here on it is enough to compare with what the API says of archived sessions.
     same("answers of the API, archived and hot", as_if_hot(archived.pages), as_if_hot(hot.pages))
-    tell(f"{counts[0]} sessions with {counts[1]} events are in {run['segments']} segments; the API says of them what it said")
+    tell(f"{counts[0]} sessions with {counts[1]} events are in {run['segments']} segments; the API answers as before")
     return archived
 
 
@@ -113,7 +115,8 @@ def archive_some_once_more(colloquy: Colloquy, document: Document) -> Answers:
     files.agree_with(answers)
     surplus = sum(count for *_, count in files.events_by_dt()) - sum(map(len, answers.events.values()))
     same("events of which there are two copies", surplus, sum(len(answers.events[name]) for name in RESTORED))
-    tell(f"{run['sessions']} more, of which {len(RESTORED)} were restored: DuckDB's views show the newest copies only")
+    files.pass_over_what_has_no_manifest()
+    tell(f"{run['sessions']} more, {len(RESTORED)} of them restored ones: the document's views show newest copies only")
     return answers
 
 

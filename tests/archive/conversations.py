@@ -27,8 +27,8 @@ TYPES = ["user_speech", "bot_speech", "system", "tool.call_result-1"]
 ID_CHARACTERS = "AZaz09._~:@=+-"
 WORDS = [
     "hello", "Grüße", "naïve", "नमस्ते", "こんにちは", "שלום", "👩‍👧‍👦", "e\u0301", "𝔘𝔫𝔦", "\u202eright to left",
-    "a\u0000b", "\ufeff", "\u2028", "\uffff", "\U0010ffff", "\u007f", "tab\there", 'quote"', "back\\slash", "O'Hara", "",
-    "NULL", "{}", "\r\n",
+    "a\u0000b", "\ufeff", "\u2028", "\uffff", "\U0010ffff", "\u007f", "tab\there", 'quote"', "back\\slash",
+    "O'Hara", "", "NULL", "{}", "\r\n",
 ]  # fmt: skip
 NUMBERS = [0, -1, 2**63 - 1, -(2**63), 0.1, -1e-7, 1.7976931348623157e308, 5e-324, 100.0]
 
