@@ -104,6 +104,7 @@ fn archive_options(config: &Config) -> ArchiveOptions {
         sessions_in_flight: config.archive_sessions_in_flight,
         sessions_per_s_max: config.archive_sessions_per_s_max,
         deletes_per_s_max: config.archive_deletes_per_s_max,
+        read_time_max: Duration::from_millis(config.archive_read_ms_max),
         page_payload_bytes_max: config.page_payload_bytes_max,
         footers_bytes_max: config.archive_footers_bytes_max,
         tidy_again_after: config.archive_tidy_again_after.get(),

@@ -131,7 +131,7 @@ impl Archiving {
 
     async fn sweep(&self) -> Result<Option<String>> {
         let done = self.service.archive()?.sweep(self.sweep_grace).await?;
-        Ok((done.segments + done.uploads > 0).then(|| done.to_string()))
+        Ok((done.segments + done.uploads + done.unknown > 0).then(|| done.to_string()))
     }
 }
 

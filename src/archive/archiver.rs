@@ -14,7 +14,7 @@
 //! The same phases move sessions from one segment to another, in order to leave bytes out or take late events in: then
 //! what is read is the old copy with what is hot besides it.
 
-use std::{pin::pin, sync::atomic::Ordering};
+use std::{collections::HashSet, pin::pin, sync::atomic::Ordering};
 
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
@@ -84,6 +84,10 @@ impl Archive {
         };
         self.verify_and_seal(&written, work).await?;
         self.renew_if_due(batch).await?;
+        // From here on, bytes of these sessions are where some pointer may lead. A claim that is not committed, for whatever
+        // reason, is not given up: whoever takes the session next learns from it where they are.
+        let written: HashSet<SessionKey> = commits.iter().map(|commit| commit.key.clone()).collect();
+        batch.claimed.retain(|claimed| !written.contains(&claimed.key));
         let committed = self.commit(&commits, &batch.owner).await?;
         self.count(&committed, work);
         self.delete_hot(&batch.owner, &committed, work).await?;
@@ -166,8 +170,7 @@ impl Archive {
             let writer = match &mut writer {
                 Some(writer) => writer,
                 none => none.insert(
-                    SegmentWriter::create(work.objects(), batch.owner.clone(), options.segment.clone())
-                        .await?,
+                    SegmentWriter::create(work.objects(), batch.owner.clone(), options.segment).await?,
                 ),
             };
             let pointer = self.write_session(writer, &claimed, read, work).await?;

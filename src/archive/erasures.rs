@@ -49,13 +49,13 @@ impl Erasures {
 }
 
 impl Archive {
-    /// Notes that a session was erased, if it was. To be called after the store erased it.
+    /// Notes that a session was erased, if bytes of it may be in the archive. To be called after the store erased it; a
+    /// session that was never archived costs no request here.
     ///
     /// # Errors
     /// [`Kind::ArchiveUnavailable`]: it could not be noted. The erasure stands; only a rebuild would not know of it.
     pub async fn note_erasure(&self, key: &SessionKey) -> Result<()> {
-        let standing = self.0.catalog.standings(std::slice::from_ref(key)).await?.pop();
-        if standing != Some(Standing::Erased) {
+        if !self.0.catalog.is_pending(key).await? {
             return Ok(());
         }
         let at = now();
@@ -63,7 +63,9 @@ impl Archive {
         let mut object = ObjectWriter::new(&mut note);
         object.plain("erasedAt", at);
         object.end();
-        match self.0.objects.put(&path(key, at), Bytes::from(note)).await {
+        let path = path(key, at);
+        let put = self.0.objects.put(&path, Bytes::from(note));
+        match self.in_time(async { Ok(put.await) }).await? {
             Err(error) if error.kind == ObjectErrorKind::AlreadyExists => Ok(()),
             outcome => Ok(outcome?),
         }

@@ -72,6 +72,8 @@ pub struct ArchiveOptions {
     pub sessions_per_s_max: u32,
     /// Hot events deleted a second, by a run; 0 is as fast as it goes.
     pub deletes_per_s_max: u32,
+    /// Longest that a reader, or whoever erases, waits for the archive.
+    pub read_time_max: Duration,
     /// Payload on a page that is read at once, in bytes.
     pub page_payload_bytes_max: usize,
     /// Footers of segments kept in memory, in bytes.
@@ -96,6 +98,7 @@ impl Default for ArchiveOptions {
             sessions_in_flight: 8,
             sessions_per_s_max: 0,
             deletes_per_s_max: 0,
+            read_time_max: Duration::from_secs(5),
             page_payload_bytes_max: 4 * MIB,
             footers_bytes_max: 32 * MIB,
             tidy_again_after: Duration::from_mins(10),
@@ -195,6 +198,23 @@ impl Archive {
     /// Asks what is under way to stop where it may: between two sessions. Everything can be gone on with later.
     pub fn stop(&self) {
         self.0.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// What is done for somebody who waits, in the time that they do.
+    ///
+    /// # Errors
+    /// [`Kind::ArchiveUnavailable`], once that is over.
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let late = |_| {
+            Error::new(
+                Kind::ArchiveUnavailable,
+                "the archive takes too long to answer; try again shortly",
+            )
+        };
+        tokio::time::timeout(self.0.options.read_time_max, work)
+            .await
+            .map_err(late)
+            .flatten()
     }
 
     fn is_stopping(&self) -> bool {

@@ -108,7 +108,7 @@ impl Archive {
         ids: &[EventId],
     ) -> Result<Vec<Option<Event>>> {
         self.0.counters.reads.fetch_add(1, Ordering::Relaxed);
-        self.0.reader.find(key, pointer, ids).await
+        self.in_time(self.0.reader.find(key, pointer, ids)).await
     }
 
     async fn merged(
@@ -119,7 +119,7 @@ impl Archive {
         hot: HotEvents,
     ) -> Result<Page<Event>> {
         self.0.counters.reads.fetch_add(1, Ordering::Relaxed);
-        let archived = self.0.reader.page(key, pointer, query).await?;
+        let archived = self.in_time(self.0.reader.page(key, pointer, query)).await?;
         if hot.items.is_empty() {
             return Ok(archived);
         }

@@ -3,16 +3,22 @@
 //! They come from runs that died between writing and commit, and from sessions that all moved elsewhere. An object must
 //! be old enough and its segment without a pointer and without a claim that stands; then it will never get either, so
 //! deleting it can't take anything from anyone.
+//!
+//! A whole segment must also hold only sessions that the store knows. One with a session that it has never heard of belongs to another
+//! store, or to this one before it was lost: that is for `rebuild`, or for a person to look at.
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
 use super::{
     Archive, ms, now,
-    objects::ObjectMeta,
+    objects::{ObjectErrorKind, ObjectMeta},
     run::stopped,
-    segment::{EVENTS_PREFIX, MANIFESTS_PREFIX, SESSIONS_PREFIX, segment_of},
+    segment::{EVENTS_PREFIX, MANIFESTS_PREFIX, SESSIONS_PREFIX, manifest_path, segment_of},
 };
-use crate::domain::{Result, SegmentName};
+use crate::{
+    domain::{Result, SegmentName, SessionKey},
+    store::catalog::{CATALOG_BATCH_MAX, Standing},
+};
 
 /// Objects looked at in one listing.
 pub(super) const LISTING_MAX: usize = 1_000;
@@ -29,6 +35,8 @@ pub struct Swept {
     pub notes: u64,
     /// Objects where only segments should be, left alone.
     pub strangers: u64,
+    /// Segments with sessions that the store does not know, left alone.
+    pub unknown: u64,
 }
 
 impl fmt::Display for Swept {
@@ -38,10 +46,18 @@ impl fmt::Display for Swept {
             "segments deleted: {} ({} bytes); unfinished uploads discarded: {}; notes of erasures dropped: {}",
             self.segments, self.bytes, self.uploads, self.notes
         )?;
-        match self.strangers {
-            0 => Ok(()),
-            strangers => write!(f, "; objects that are not ours, left alone: {strangers}"),
+        if self.strangers > 0 {
+            write!(f, "; objects that are not ours, left alone: {}", self.strangers)?;
         }
+        if self.unknown > 0 {
+            write!(
+                f,
+                "; segments with sessions that the store does not know, left alone: {} (was the store lost? then `colloquy \
+                 archive rebuild`; is this another store's archive?)",
+                self.unknown
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -70,7 +86,10 @@ impl Archive {
             }
         }
         for segment in &useless {
-            swept.segments += u64::from(self.delete_segment(segment).await?);
+            match self.is_known(segment).await? {
+                true => swept.segments += u64::from(self.delete_segment(segment).await?),
+                false => swept.unknown += 1,
+            }
         }
         swept.uploads = self.0.objects.discard_unfinished(grace).await? as u64;
         swept.notes = self.drop_notes().await? as u64;
@@ -96,6 +115,44 @@ impl Archive {
             swept.bytes += object.size;
         }
         Ok(())
+    }
+
+    /// Whether the store knows every session of a segment; of one that is not whole there is nothing to know.
+    async fn is_known(&self, segment: &SegmentName) -> Result<bool> {
+        if !self.is_sealed(segment).await? {
+            return Ok(true);
+        }
+        let mut rows = self.0.reader.sessions(segment).await?;
+        let mut keys = Vec::with_capacity(CATALOG_BATCH_MAX);
+        loop {
+            let row = rows.next().await?;
+            let ended = row.is_none();
+            keys.extend(row.map(|row| SessionKey::new(segment.tenant().clone(), row.session.id)));
+            if ended || keys.len() == CATALOG_BATCH_MAX {
+                if self
+                    .0
+                    .catalog
+                    .standings(&keys)
+                    .await?
+                    .contains(&Standing::Unknown)
+                {
+                    return Ok(false);
+                }
+                keys.clear();
+            }
+            if ended {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Whether the segment has a manifest.
+    pub(super) async fn is_sealed(&self, segment: &SegmentName) -> Result<bool> {
+        match self.0.objects.head(&manifest_path(segment)).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind == ObjectErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The segments that have a manifest, after that path; a listing's worth of them, with the paths.

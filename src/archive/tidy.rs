@@ -42,12 +42,13 @@ impl Archive {
         }
     }
 
-    /// Tidies sessions that have hot events; says how many. Under a claim, whose epoch is greater than that of any
-    /// restore that was cut short, so that what it brought back is deleted too.
+    /// Tidies sessions that have hot events; says how many. A claim, given up at once, gives each an epoch greater than that
+    /// of any restore that was cut short, so that what that brought back is deleted too.
     async fn tidy_some(&self, untidy: &[Archived], owner: &SegmentName, work: &Work) -> Result<usize> {
         let keys: Vec<SessionKey> = untidy.iter().map(|archived| archived.key.clone()).collect();
         let lease = self.0.options.lease;
         let claimed = self.0.catalog.claim(&keys, Claim::Archived, owner, lease).await?;
+        self.0.catalog.release(&claimed, owner).await?;
         let (mut tidy, mut late) = (Vec::new(), BTreeMap::<_, Vec<_>>::new());
         for Claimed { key, epoch, pointer } in &claimed {
             let Some(pointer) = pointer.clone() else { continue };
@@ -69,7 +70,6 @@ impl Archive {
                 }
             }
         }
-        self.0.catalog.release(&claimed, owner).await?;
         let again_after = Some(self.0.options.tidy_again_after);
         self.0.catalog.tidied(&tidy, again_after).await?;
         for ((_, day), keys) in late {

@@ -111,7 +111,7 @@ impl Archive {
         if error.kind() != Kind::ArchiveDamaged {
             return Err(error);
         }
-        if self.0.catalog.is_needed(segment).await? || self.sealed_still(segment).await? {
+        if self.0.catalog.is_needed(segment).await? || self.is_sealed(segment).await? {
             let source = std::error::Error::source(&error).map(ToString::to_string);
             let what = source.map_or_else(
                 || error.detail().to_owned(),
@@ -120,15 +120,6 @@ impl Archive {
             verified.blame(segment, what);
         }
         Ok(())
-    }
-
-    async fn sealed_still(&self, segment: &SegmentName) -> Result<bool> {
-        let path = super::segment::manifest_path(segment);
-        match self.0.objects.head(&path).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind == super::objects::ObjectErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Gives how many pointers lead to the segment from the sessions that it says it has.
@@ -204,7 +195,7 @@ impl Archive {
                     ),
                     // Told already where it could not be read; else it was written after the others were listed.
                     None if verified.faults.iter().any(|fault| fault.segment == segment) => {}
-                    None if self.sealed_still(&segment).await? => {}
+                    None if self.is_sealed(&segment).await? => {}
                     None => verified.blame(
                         &segment,
                         format!("{pointers} sessions point to it, and it is not there"),

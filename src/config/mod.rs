@@ -126,6 +126,7 @@ config! {
     archive_sweep_grace: Span = text;
     archive_runs_max: usize = number(1..=64);
     archive_footers_bytes_max: usize = number(MIB..=4 * 1024 * MIB);
+    archive_read_ms_max: u64 = number(100..=60_000);
     archive_attempt_ms_max: u64 = number(100..=600_000);
     archive_call_ms_max: u64 = number(100..=3_600_000);
     archive_attempts_max: u32 = number(1..=100);

@@ -108,7 +108,7 @@ pub struct Pending {
 ///   archive can tell whether one is a replay. A store whose appends may land after their session ended says so in
 ///   [`settle_time`](Self::settle_time);
 /// - `patch` refuses it with the same kind; `end` gives it back unchanged;
-/// - `erase` puts its segment, and the one that a claim that stands is writing, on the tombstone's `left`. While there
+/// - `erase` puts its segment, and the owner of a claim that was not given up, on the tombstone's `left`. While there
 ///   is an entry the tombstone stands, even past its time.
 #[async_trait]
 pub trait Catalog: Store {
@@ -121,7 +121,8 @@ pub trait Catalog: Store {
     async fn due(&self, before: Timestamp, limit: usize) -> Result<Vec<Due>>;
 
     /// Claims those of the sessions that are as `claim` says and that nobody has claimed, for `lease` from now by the
-    /// database's clock. Says which; in the order of `keys`.
+    /// database's clock. Says which; in the order of `keys`. Whoever had a claim that ended by itself goes to `left`: they may
+    /// have written a copy into a segment that lives on.
     async fn claim(
         &self,
         keys: &[SessionKey],
@@ -133,7 +134,7 @@ pub trait Catalog: Store {
     /// Makes claims of `owner` last `lease` from now, where they stand. Says of each whether it does.
     async fn renew(&self, claimed: &[Claimed], owner: &SegmentName, lease: Duration) -> Result<Vec<bool>>;
 
-    /// Gives claims of `owner` up, where they stand.
+    /// Gives claims of `owner` up, where they stand: of sessions that are in no segment of that name which any pointer leads to.
     async fn release(&self, claimed: &[Claimed], owner: &SegmentName) -> Result<()>;
 
     /// Points sessions to their copies, where the claim of `owner` under that epoch stands: from then on they are
@@ -174,6 +175,9 @@ pub trait Catalog: Store {
 
     /// How these keys stand, in their order.
     async fn standings(&self, keys: &[SessionKey]) -> Result<Vec<Standing>>;
+
+    /// Whether the session was erased and bytes of it may still be in the archive.
+    async fn is_pending(&self, key: &SessionKey) -> Result<bool>;
 
     /// Whether a pointer leads to the segment, or a claim stands in order to write it. Once that is false it stays so.
     async fn is_needed(&self, segment: &SegmentName) -> Result<bool>;

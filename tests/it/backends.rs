@@ -130,6 +130,23 @@ fn kept(folder: &Path, name: &str, make: impl AsyncFnOnce() -> String + Send) ->
 
 /// The flags of an archive in the shared bucket, under a prefix that belongs to this folder.
 fn archive_flags(folder: &Path) -> Vec<String> {
+    let place = archive_place(folder);
+    vec![
+        format!("--set=archive={}", place.url),
+        format!("--set=archive_s3_endpoint={}", place.endpoint),
+        format!("--set=archive_s3_region={}", place.region),
+    ]
+}
+
+/// Where an archive lies on the shared S3 server.
+pub struct ArchivePlace {
+    pub url: String,
+    pub endpoint: String,
+    pub region: String,
+}
+
+/// The place that belongs to this folder, with the keys to it where servers look for them.
+pub fn archive_place(folder: &Path) -> ArchivePlace {
     let place = kept(folder, "archive-url", async || {
         let bucket = engines::s3().await;
         let keys = format!(
@@ -146,10 +163,13 @@ fn archive_flags(folder: &Path) -> Vec<String> {
             bucket.endpoint, bucket.region, bucket.bucket
         )
     });
-    let mut parts = place.split(' ');
-    ["archive_s3_endpoint", "archive_s3_region", "archive"]
-        .map(|key| format!("--set={key}={}", parts.next().expect("three parts")))
-        .into()
+    let mut parts = place.split(' ').map(str::to_owned);
+    let mut part = || parts.next().expect("three parts");
+    ArchivePlace {
+        endpoint: part(),
+        region: part(),
+        url: part(),
+    }
 }
 
 /// Where the servers under test find the keys of the shared S3 server.

@@ -37,6 +37,8 @@ pub(super) struct Footer {
     pub row_group_starts: Vec<u64>,
     /// Where the row groups end in the file.
     pub data_end: u64,
+    /// What it takes in memory, about.
+    bytes: usize,
 }
 
 impl Footer {
@@ -106,20 +108,17 @@ impl Footer {
             rows = sum.ok_or_else(|| fault::damaged(name, "a row group has a negative number of rows"))?;
             row_group_starts.push(rows);
         }
+        let bytes = metadata.metadata().memory_size() + 8 * row_group_starts.len();
         Ok(Self {
             metadata,
             row_group_starts,
             data_end,
+            bytes,
         })
     }
 
     pub fn rows(&self) -> u64 {
         self.row_group_starts.last().copied().unwrap_or_default()
-    }
-
-    /// What it takes in memory, about.
-    fn bytes(&self) -> usize {
-        self.metadata.metadata().memory_size() + 8 * self.row_group_starts.len()
     }
 }
 
@@ -282,6 +281,6 @@ impl Kept {
 
 impl Entry {
     fn bytes(&self) -> usize {
-        ENTRY_BYTES + self.footer.get().map_or(0, |footer| footer.bytes())
+        ENTRY_BYTES + self.footer.get().map_or(0, |footer| footer.bytes)
     }
 }

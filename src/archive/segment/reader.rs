@@ -53,7 +53,8 @@ impl SegmentReader {
     ///
     /// With the footer known, at most three requests: two for what rows are chosen by, then one for the payloads of
     /// those chosen. Where it is known beforehand which rows these are, all at once. A filter by type over a session of
-    /// several row groups walks them in order, and takes up to three for each.
+    /// several row groups walks them in order, and takes up to three for each; so does a page whose payloads are more
+    /// than a row group holds.
     ///
     /// # Errors
     /// [`Kind::ArchiveDamaged`]: what is there is not what was written, or `pointer` does not lead to the session.

@@ -238,13 +238,13 @@ impl SessionRow {
     /// # Errors
     /// A row is not what was written.
     pub(super) fn all(name: &SegmentName, batch: &RecordBatch) -> Result<Vec<Self>> {
-        let columns = SessionTexts::of(batch).ok_or_else(|| fault::damaged(name, "a column has nulls"))?;
+        let columns = SessionFields::of(batch).ok_or_else(|| fault::damaged(name, "a column has nulls"))?;
         let row = |row| columns.row(name, row).ok_or_else(|| wrong_row(name));
         (0..batch.num_rows()).map(row).collect()
     }
 }
 
-struct SessionTexts<'a> {
+struct SessionFields<'a> {
     tenant: &'a StringArray,
     session_id: &'a StringArray,
     user_id: &'a StringArray,
@@ -261,7 +261,7 @@ struct SessionTexts<'a> {
     checksum: &'a Int32Array,
 }
 
-impl<'a> SessionTexts<'a> {
+impl<'a> SessionFields<'a> {
     fn of(batch: &'a RecordBatch) -> Option<Self> {
         use schema::session;
         Some(Self {

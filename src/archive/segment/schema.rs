@@ -106,7 +106,7 @@ pub(super) fn payloads(columns: &SchemaDescriptor) -> ProjectionMask {
 
 pub(super) fn events_properties(name: &SegmentName, options: &SegmentOptions) -> Result<WriterProperties> {
     let delta = ["timestamp", "seq", "payload_bytes"];
-    let mut properties = common(name, options)?;
+    let mut properties = of_both(name, options)?;
     for column in delta {
         properties = properties.set_column_encoding(path(column), Encoding::DELTA_BINARY_PACKED);
     }
@@ -127,7 +127,7 @@ pub(super) fn events_properties(name: &SegmentName, options: &SegmentOptions) ->
 }
 
 pub(super) fn sessions_properties(name: &SegmentName, options: &SegmentOptions) -> Result<WriterProperties> {
-    let mut properties = common(name, options)?;
+    let mut properties = of_both(name, options)?;
     for column in ["started_at", "ended_at", "version", "epoch", "first_row", "rows"] {
         properties = properties.set_column_encoding(path(column), Encoding::DELTA_BINARY_PACKED);
     }
@@ -140,7 +140,7 @@ pub(super) fn sessions_properties(name: &SegmentName, options: &SegmentOptions) 
         .build())
 }
 
-fn common(name: &SegmentName, options: &SegmentOptions) -> Result<WriterPropertiesBuilder> {
+fn of_both(name: &SegmentName, options: &SegmentOptions) -> Result<WriterPropertiesBuilder> {
     let level = ZstdLevel::try_new(options.zstd_level).map_err(fault::of_encoding)?;
     let about = [(FORMAT_KEY, FORMAT.to_string()), (SEGMENT_KEY, name.to_string())];
     let about = about.map(|(key, value)| KeyValue::new(key.to_owned(), value));

@@ -13,8 +13,8 @@ use colloquy::{
 use super::{
     all_events, at,
     catalog::{
-        CatalogSubject, LEASE, archive_as, archived, both, claim, commit, due, ended, pending, restore,
-        segment, standing,
+        CatalogSubject, LEASE, SHORT_LEASE, archive_as, archived, both, claim, claims_ended, commit, due,
+        ended, pending, restore, segment, standing,
     },
     erasing::{assert_refused, reopen, tidy},
     key, open,
@@ -68,6 +68,22 @@ pub async fn an_erasure_names_every_segment_that_may_hold_bytes(subject: &dyn Ca
     assert!(!catalog.is_needed(&third.pointer.segment).await.unwrap());
     assert!(!catalog.is_needed(&writing).await.unwrap());
     assert_eq!(catalog.pending(2).await.unwrap().segments.len(), 2);
+}
+
+pub async fn a_claim_that_ended_by_itself_may_have_left_bytes(subject: &dyn CatalogSubject) {
+    let (catalog, store) = both(subject).await;
+    for (id, taken_over) in [("taken-over", true), ("left-alone", false)] {
+        let (key, late) = (key(id), segment());
+        ended(&store, &key).await;
+        claim(&catalog, &key, Claim::Hot, &late, SHORT_LEASE).await;
+        claims_ended(&catalog, &late).await;
+        if taken_over {
+            archive_as(&catalog, &key, Claim::Hot).await;
+        }
+        store.erase(&key, at(99_000)).await.unwrap();
+        assert!(pending(&catalog).await.1.contains(&late), "{id}");
+        assert!(catalog.is_pending(&key).await.unwrap());
+    }
 }
 
 /// Neither upkeep nor a new session takes the tombstone's place, long after its time.

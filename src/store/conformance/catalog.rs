@@ -63,6 +63,7 @@ macro_rules! catalog_conformance {
             burying:
                 an_archived_session_is_erased_at_once,
                 an_erasure_names_every_segment_that_may_hold_bytes,
+                a_claim_that_ended_by_itself_may_have_left_bytes,
                 a_tombstone_outlives_its_time_while_segments_are_left,
                 a_forgotten_segment_leaves_the_others,
                 a_commit_after_an_erasure_does_nothing,

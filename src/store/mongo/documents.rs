@@ -259,7 +259,7 @@ impl<'a> Fields<'a> {
         self.optional_integer(name)?.ok_or(Fault::Stored(name))
     }
 
-    fn boolean(&self, name: &'static str) -> Result<bool> {
+    pub(super) fn boolean(&self, name: &'static str) -> Result<bool> {
         self.get(name)?
             .and_then(RawBsonRef::as_bool)
             .ok_or(Fault::Stored(name))

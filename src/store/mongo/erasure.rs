@@ -73,10 +73,7 @@ async fn bury(call: &Call, key: &SessionKey, forget_at: Timestamp) -> Result<Opt
         "life": "$life",
         "sweepAt": "$$NOW",
         "epoch": "$epoch",
-        "left": archive::left_with(vec![
-            Bson::from("$archive.segment"),
-            archive::when(archive::claim_stands(), "$claim.owner".into()),
-        ]),
+        "left": archive::left_with(vec!["$archive.segment".into(), "$claim.owner".into()]),
     };
     let sessions = call.sessions();
     let buried = call

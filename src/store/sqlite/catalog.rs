@@ -148,6 +148,12 @@ impl Catalog for SqliteStore {
         self.readers.read(work).await
     }
 
+    async fn is_pending(&self, key: &SessionKey) -> Result<bool> {
+        let key = key.clone();
+        let work = move |connection: &_| leftovers::is_pending(connection, &key);
+        self.readers.read(work).await
+    }
+
     async fn is_needed(&self, segment: &SegmentName) -> Result<bool> {
         let segment = segment.clone();
         self.write_now(0, move |connection, now| {

@@ -94,6 +94,9 @@ impl Claimant {
             if !fits || entry.claimed_by(self.now).is_some() {
                 continue;
             }
+            if let Some(late) = entry.last_claimant() {
+                leftovers::keep(connection, &entry, late)?;
+            }
             let epoch = entry.epoch + 1;
             let values = params![epoch, self.owner.to_string(), self.until(), entry.id];
             connection.prepare_cached(CLAIM)?.execute(values)?;

@@ -52,6 +52,11 @@ impl Entry {
         (*until > now).then_some(owner)
     }
 
+    /// Who claimed it last and has not given it up, whether or not that still stands.
+    pub(super) fn last_claimant(&self) -> Option<&SegmentName> {
+        self.claim.as_ref().map(|(owner, _)| owner)
+    }
+
     /// Whether the claim that gave `owner` that epoch stands.
     pub(super) fn is_claimed(&self, epoch: i64, owner: &SegmentName, now: UnixMs) -> bool {
         self.epoch == epoch && self.claimed_by(now) == Some(owner)

@@ -8,7 +8,6 @@ use rusqlite::{Connection, params};
 
 use super::{
     SqliteOptions,
-    clock::UnixMs,
     fault::Result,
     leftovers,
     sessions::{self, Found},
@@ -59,13 +58,8 @@ pub(super) enum Remains {
     Events(i64),
 }
 
-/// Turns the session into a tombstone, `now` by the writer's clock; one that is there already keeps its time.
-pub(super) fn bury(
-    connection: &Connection,
-    key: &SessionKey,
-    forget_at: Timestamp,
-    now: UnixMs,
-) -> Result<Remains> {
+/// Turns the session into a tombstone; one that is there already keeps its time.
+pub(super) fn bury(connection: &Connection, key: &SessionKey, forget_at: Timestamp) -> Result<Remains> {
     let id = match sessions::find(connection, key)? {
         None => return Ok(Remains::Nothing),
         Some(Found::Tombstone(id, _)) => {
@@ -79,7 +73,7 @@ pub(super) fn bury(
         }
         Some(Found::Session(id, _)) => id,
     };
-    leftovers::keep_of_erased(connection, key, now)?;
+    leftovers::keep_of_erased(connection, key)?;
     connection
         .prepare_cached(BURY)?
         .execute(params![forget_at.unix_ms(), id])?;

@@ -4,7 +4,6 @@
 use rusqlite::{Connection, params};
 
 use super::{
-    clock::UnixMs,
     entries::{self, Entry, State},
     fault::Result,
     row::parsed,
@@ -40,17 +39,25 @@ pub(super) fn keep(connection: &Connection, entry: &Entry, segment: &SegmentName
 }
 
 /// Notes where bytes may be of a session that is about to be erased: the copy that counts, the one that somebody may
-/// be writing, and all earlier ones.
-pub(super) fn keep_of_erased(connection: &Connection, key: &SessionKey, now: UnixMs) -> Result<()> {
+/// have been writing, and all earlier ones.
+pub(super) fn keep_of_erased(connection: &Connection, key: &SessionKey) -> Result<()> {
     let Some(entry) = entries::find(connection, key)? else {
         return Ok(());
     };
     let pointed_to = entry.pointer().map(|pointer| &pointer.segment);
-    for segment in pointed_to.into_iter().chain(entry.claimed_by(now)) {
+    for segment in pointed_to.into_iter().chain(entry.last_claimant()) {
         keep(connection, &entry, segment)?;
     }
     connection.prepare_cached(ERASE)?.execute([entry.id])?;
     Ok(())
+}
+
+/// Whether the session was erased and has any.
+pub(super) fn is_pending(connection: &Connection, key: &SessionKey) -> Result<bool> {
+    match entries::find(connection, key)? {
+        Some(entry) if matches!(entry.state, State::Erased) => any(connection, entry.id),
+        _ => Ok(false),
+    }
 }
 
 /// Whether the session with this row's id has any.

@@ -274,8 +274,8 @@ impl Store for SqliteStore {
     }
 
     async fn erase(&self, key: &SessionKey, forget_at: Timestamp) -> Result<()> {
-        let (key, clock) = (key.clone(), Arc::clone(&self.clock));
-        let bury = move |connection: &_| erasure::bury(connection, &key, forget_at, clock.now());
+        let key = key.clone();
+        let bury = move |connection: &_| erasure::bury(connection, &key, forget_at);
         let remains = self.writer.write(0, bury).await?;
         if let Remains::Events(session) = remains {
             let mut finished = false;

@@ -35,7 +35,7 @@ async fn answers(server: &Server, sessions: &[String]) -> BTreeMap<String, Strin
         ] {
             walk(server, &format!("{}?{query}", events_path(id)), &mut answers).await;
         }
-        for event in events(server, id).await.iter().step_by(5) {
+        for event in events(server, id).await.iter().step_by(9) {
             let path = format!(
                 "{}/{}",
                 events_path(id),
@@ -52,11 +52,15 @@ async fn answers(server: &Server, sessions: &[String]) -> BTreeMap<String, Strin
 
 /// The pages from this one on, up to a number that tells enough.
 async fn walk(server: &Server, path: &str, answers: &mut BTreeMap<String, String>) {
-    const PAGES_MAX: usize = 12;
+    const PAGES_MAX: usize = 5;
     let mut next = path.to_owned();
     for _ in 0..PAGES_MAX {
         let text = text(server, &next).await;
-        let page: Value = serde_json::from_str(&text).expect("JSON");
+        let body = text
+            .split_once('{')
+            .map(|(_, rest)| format!("{{{rest}"))
+            .expect("a body");
+        let page: Value = serde_json::from_str(&body).expect("JSON");
         answers.insert(next, text);
         let Some(cursor) = page["pagination"]["nextCursor"].as_str() else {
             return;
@@ -68,14 +72,18 @@ async fn walk(server: &Server, path: &str, answers: &mut BTreeMap<String, String
 /// The answer, without what names the request, and as if nothing were archived.
 async fn text(server: &Server, path: &str) -> String {
     let response = server.get(path).send().await.expect("an answer");
-    let (status, etag) = (response.status(), response.headers().get("etag").cloned());
+    let status = response.status();
+    let etag = response
+        .headers()
+        .get("etag")
+        .map(|etag| etag.to_str().expect("text").to_owned());
     let text = response.text().await.expect("a body");
     assert!(!status.is_server_error(), "{path}: {status} {text}");
     let text = match status {
         StatusCode::OK => text.replace("\"archived\":true", "\"archived\":false"),
         _ => text.split("\"requestId\"").next().unwrap_or_default().to_owned(),
     };
-    format!("{status} {etag:?} {text}")
+    format!("{status} {} {text}", etag.as_deref().unwrap_or("-"))
 }
 
 fn assert_same(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) {
@@ -96,7 +104,7 @@ async fn conversations(server: &Server, random: &mut Random, count: usize) -> Ve
             .to_owned();
         expect(server.post("/v1/sessions", &conversation["session"]), 201).await;
         let events = list(conversation["events"].clone());
-        for some in events.chunks(100) {
+        for some in events.chunks(10) {
             append_batch(server, &id, some).await;
         }
         expect(
@@ -112,7 +120,7 @@ async fn conversations(server: &Server, random: &mut Random, count: usize) -> Ve
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_stays_what_it_was() {
     let server = Server::start().await;
-    let mut ids = conversations(&server, &mut Random::seeded(), 60).await;
+    let mut ids = conversations(&server, &mut Random::seeded(), 25).await;
     ended(&server, "long", 1_234).await;
     ids.push("long".to_owned());
     open(&server, "goes-on").await;

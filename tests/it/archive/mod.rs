@@ -11,6 +11,7 @@ use crate::{
 };
 
 mod answers;
+mod outage;
 mod upkeep;
 
 /// A bound that keeps a broken test from hanging.

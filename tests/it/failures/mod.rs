@@ -23,7 +23,7 @@ mod mongodb;
 mod oracle;
 mod outage;
 mod partition;
-mod proxy;
+pub mod proxy;
 mod readiness;
 mod redis;
 mod replicas;

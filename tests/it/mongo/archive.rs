@@ -29,8 +29,12 @@ use super::{
     key, open, options,
 };
 use crate::{
-    conformance::catalog::{
-        LEASE, archive_as, archived, claim, commit, ended, ids, pointer, restore, segment, standing,
+    conformance::{
+        self,
+        catalog::{
+            LEASE, archive_as, archived, claim, commit, ended, ids, pointer, restore, segment, standing,
+        },
+        object,
     },
     engines,
 };
@@ -102,10 +106,8 @@ async fn a_straggler_is_served_beside_the_pointer_and_is_looked_at_when_said() {
         let one = store.event(&s, &items[0].id).await.unwrap();
         assert_eq!((one.event.as_ref(), one.archived), (items.first(), pointer));
     }
-    assert_eq!(
-        other.with_hot_events(std::slice::from_ref(&s)).await.unwrap(),
-        [s.clone()]
-    );
+    let hot_ones = other.with_hot_events(std::slice::from_ref(&s)).await.unwrap();
+    assert_eq!(hot_ones, std::slice::from_ref(&s));
     let untidy = async {
         while other.untidy(10).await.unwrap() != [archived.clone()] {
             tokio::task::yield_now().await;
@@ -187,7 +189,7 @@ async fn a_replay_that_looks_for_its_event_while_it_is_archived_is_not_told_that
         let (events, _) = hot(&store(&other), &s).await;
         broken.hold("find", "events", Duration::from_secs(1)).await;
         let again = colloquy::store::Append {
-            event: crate::conformance::event(&s, "e-1").event,
+            event: conformance::event(&s, "e-1").event,
             ..event(id, "e-1", 2)
         };
         let appending = tokio::spawn(async move { append(&writer, again).await });
@@ -198,7 +200,7 @@ async fn a_replay_that_looks_for_its_event_while_it_is_archived_is_not_told_that
         assert_eq!(broken.failed().await, 1);
         if comes_back {
             restore(&other, &s, &events, 20_000).await;
-            let again = append(&broken.store, crate::conformance::event(&s, "e-1"))
+            let again = append(&broken.store, conformance::event(&s, "e-1"))
                 .await
                 .unwrap();
             assert_eq!((again.replayed, again.event), (true, events[1].clone()));
@@ -231,6 +233,28 @@ async fn a_deletion_that_a_restore_overtakes_deletes_nothing_of_it() {
     assert_eq!(deleting.await.unwrap().unwrap(), 0);
     assert_eq!(broken.failed().await, 1);
     assert_eq!(hot(&broken.store, &s).await, (events, None));
+}
+
+/// One message has at most 16 MiB.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_is_brought_back_at_a_time_than_one_message_holds() {
+    let (catalog, _, _) = two().await;
+    let s = key("s-1");
+    let (_, events) = archived(&catalog, &s).await;
+    let payload = object(&format!(r#"{{"text":"{}"}}"#, "x".repeat(250 * 1024)));
+    let large: Vec<_> = (0..80)
+        .map(|n| Event {
+            id: format!("large-{n:02}").parse().unwrap(),
+            seq: n,
+            payload: payload.clone(),
+            ..events[0].clone()
+        })
+        .collect();
+    restore(&catalog, &s, &large, 20_000).await;
+    assert!(
+        hot(&store(&catalog), &s).await == (large, None),
+        "80 events of 250 KiB"
+    );
 }
 
 /// A restore whose claim ended goes on with what it was about to write.

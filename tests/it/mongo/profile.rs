@@ -22,7 +22,9 @@ use colloquy::{
 use mongodb::bson::Document;
 
 use crate::{
-    conformance::catalog::{LEASE, SHORT_LEASE, claim, claims_ended, ended, ids, pointer, restore, segment},
+    conformance::catalog::{
+        LEASE, SHORT_LEASE, archive_as, claim, claims_ended, ended, ids, pointer, restore, segment,
+    },
     engines,
 };
 
@@ -319,6 +321,29 @@ async fn every_statement_of_the_archive_but_its_listings_names_the_shard_key() {
         let docs = statement.get("docsExamined").and_then(|docs| docs.as_i32());
         assert!(docs.is_none_or(|docs| docs <= 1), "{statement}");
     }
+}
+
+/// Nearly every session is archived in the end, and most of those that are looked at again are so later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_not_to_be_done_now_costs_nothing() {
+    let url = engines::mongodb().await;
+    mongo::init(&url, &super::options(), 1).await.unwrap();
+    let (catalog, database) = (
+        super::catalog(&url, super::options()).await,
+        super::database(&url).await,
+    );
+    let store: Arc<dyn Store> = catalog.clone();
+    for n in 0..40 {
+        let key = key(&format!("s-{n}"));
+        ended(&store, &key).await;
+        let archived = archive_as(&catalog, &key, Claim::Hot).await;
+        catalog.tidied(&[archived], Some(LEASE)).await.unwrap();
+    }
+    watch(&database).await;
+    assert_eq!(catalog.untidy(100).await.unwrap(), []);
+    assert_eq!(catalog.due(at(1_000_000), 100).await.unwrap(), []);
+    let keys = costs(&seen(&database).await)["colloquy: archive listing"];
+    assert!(keys <= 1, "{keys} keys");
 }
 
 /// The greatest number of index keys that one statement with each comment looked at.

@@ -120,6 +120,24 @@ async fn a_verified_segment_is_sealed_and_checked() {
 }
 
 #[tokio::test]
+async fn sessions_without_events_make_a_segment_too() {
+    let mut random = Random::seeded();
+    for sessions in [0, 2] {
+        let objects = Arc::new(Memory::default());
+        let names = ["a", "b"].into_iter().take(sessions);
+        let empty: Vec<_> = names.map(|id| conversation(&mut random, id, 0, 0)).collect();
+        let (written, pointers) = write(&objects, small(), &empty).await;
+        let shared: Arc<dyn Objects> = objects;
+        written.verify(&shared).await.unwrap();
+        written.seal(&shared).await.unwrap();
+        let reader = SegmentReader::new(shared, 1 << 20);
+        let manifest = reader.check(&written.manifest.segment).await.unwrap();
+        assert_eq!(manifest.counts.sessions, sessions as u64);
+        assert!(pointers.iter().all(|pointer| pointer.rows == 0));
+    }
+}
+
+#[tokio::test]
 async fn every_byte_of_a_segment_counts() {
     let mut random = Random::seeded();
     let archive = archive(&mut random, small()).await;

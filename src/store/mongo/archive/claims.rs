@@ -7,7 +7,7 @@ use mongodb::{
     options::Hint,
 };
 
-use super::{claim_stands, from_now, statement, update, while_claimed};
+use super::{claim_stands, from_now, left_with, statement, update, while_claimed};
 use crate::{
     domain::{Pointer, SegmentName, SessionKey},
     store::{
@@ -32,6 +32,7 @@ pub(super) async fn claim(
     let change = doc! {
         "epoch": { "$add": [{ "$ifNull": ["$epoch", 0_i64] }, 1_i64] },
         "claim": { "owner": { "$literal": owner.to_string() }, "until": from_now(lease) },
+        "left": left_with(vec!["$claim.owner".into()]),
     };
     let taken = ks.iter().map(|k| {
         let mut filter = doc! { "_id": k, "$expr": { "$not": [claim_stands()] } };
@@ -44,7 +45,8 @@ pub(super) async fn claim(
     update(call, concern, "colloquy: claim", taken).await?;
     let held = held(call, ks.clone(), owner).await?;
     let claimed = sessions.iter().zip(ks).filter_map(|(key, k)| {
-        let (epoch, pointer) = held.get(&k)?;
+        // A claim that ended since was taken all the same; whoever is too late learns it from the next statement.
+        let Held { epoch, pointer, .. } = held.get(&k)?;
         (pointer.is_some() == (claim == Claim::Archived)).then(|| Claimed {
             key: key.clone(),
             epoch: *epoch,
@@ -74,8 +76,10 @@ pub(super) async fn renew(
         .map(|claimed| keys::of_session(&claimed.key))
         .collect();
     let held = held(call, ks.clone(), owner).await?;
-    let stands =
-        |(claimed, k): (&Claimed, &String)| held.get(k).is_some_and(|(epoch, _)| *epoch == claimed.epoch);
+    let stands = |(claimed, k): (&Claimed, &String)| {
+        held.get(k)
+            .is_some_and(|held| held.stands && held.epoch == claimed.epoch)
+    };
     Ok(claimed.iter().zip(&ks).map(stands).collect())
 }
 
@@ -92,22 +96,26 @@ pub(super) async fn release(
     update(call, concern, "colloquy: claim", given_up).await
 }
 
-/// Those of these sessions that a claim of the owner stands on, with its epoch and their pointers.
-async fn held(
-    call: &Call,
-    ks: Vec<String>,
-    owner: &SegmentName,
-) -> Result<HashMap<String, (i64, Option<Pointer>)>> {
+/// A claim of an owner, as it is found.
+struct Held {
+    epoch: i64,
+    /// Of an archived session.
+    pointer: Option<Pointer>,
+    stands: bool,
+}
+
+/// The claims of the owner among these sessions, by their keys.
+async fn held(call: &Call, ks: Vec<String>, owner: &SegmentName) -> Result<HashMap<String, Held>> {
     let (sessions, owner) = (call.sessions(), owner.to_string());
     call.read(move |attempt| {
         let sessions = sessions.clone();
         let count = u32::try_from(ks.len()).unwrap_or(u32::MAX);
-        let filter = doc! { "_id": { "$in": &ks }, "claim.owner": &owner, "$expr": claim_stands() };
+        let filter = doc! { "_id": { "$in": &ks }, "claim.owner": &owner };
         async move {
             let mut found = sessions
                 .find(filter)
                 .hint(Hint::Name("_id_".to_owned()))
-                .projection(doc! { "epoch": 1, "archive": 1 })
+                .projection(doc! { "epoch": 1, "archive": 1, "stands": claim_stands() })
                 .batch_size(count.saturating_add(1))
                 .max_time(attempt.time_max)
                 .comment(Bson::from("colloquy: claim"))
@@ -115,10 +123,12 @@ async fn held(
             let mut held = HashMap::new();
             while found.advance().await? {
                 let fields = Fields(found.current());
-                held.insert(
-                    fields.text("_id")?.to_owned(),
-                    (fields.epoch()?, fields.pointer()?),
-                );
+                let one = Held {
+                    epoch: fields.epoch()?,
+                    pointer: fields.pointer()?,
+                    stands: fields.boolean("stands")?,
+                };
+                held.insert(fields.text("_id")?.to_owned(), one);
             }
             Ok(held)
         }

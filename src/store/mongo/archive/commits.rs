@@ -127,7 +127,8 @@ pub(super) async fn delete_archived(
     .await
 }
 
-/// Takes a claim off that has ended, so that nothing can be done under it any more; says whether it did.
+/// Takes a claim off that has ended, so that nothing can be done under it any more; says whether it did. Its owner may have
+/// written a copy, so goes to `left`.
 async fn withdraw(call: &Call, k: &str, epoch: i64) -> Result<bool> {
     let filter = doc! {
         "_id": k,
@@ -138,9 +139,11 @@ async fn withdraw(call: &Call, k: &str, epoch: i64) -> Result<bool> {
     let sessions = call.sessions();
     call.run(move |_| {
         let (sessions, filter) = (sessions.clone(), filter.clone());
+        let left = left_with(vec!["$claim.owner".into()]);
+        let change = vec![doc! { "$set": { "left": left } }, doc! { "$unset": "claim" }];
         async move {
             let withdrawn = sessions
-                .update_one(filter, doc! { "$unset": { "claim": "" } })
+                .update_one(filter, change)
                 .hint(Hint::Name("_id_".to_owned()))
                 .comment(Bson::from("colloquy: claim"))
                 .await?;

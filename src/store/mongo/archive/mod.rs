@@ -21,7 +21,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mongodb::bson::{Bson, Document, doc};
 
-use super::{MongoStore, bulk::Bulk, call::Call, fault::Result};
+use super::{MongoStore, bulk::Bulk, call::Call, documents::Stored, fault::Result, sessions};
 use crate::{
     domain::{self, Event, EventId, JsonObject, SegmentName, Session, SessionKey, Timestamp},
     store::catalog::{Adopted, Archived, Catalog, Claim, Claimed, Commit, Due, Pending, Standing},
@@ -120,6 +120,12 @@ impl Catalog for MongoStore {
     async fn standings(&self, keys: &[SessionKey]) -> domain::Result<Vec<Standing>> {
         let call = self.calls.begin().await?;
         Ok(commits::standings(&call, keys).await?)
+    }
+
+    async fn is_pending(&self, key: &SessionKey) -> domain::Result<bool> {
+        let call = self.calls.begin().await?;
+        let found = sessions::find(&call, key).await?;
+        Ok(matches!(found, Some(Stored::Tombstone(tombstone)) if tombstone.is_left))
     }
 
     async fn is_needed(&self, segment: &SegmentName) -> domain::Result<bool> {

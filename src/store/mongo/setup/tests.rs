@@ -45,6 +45,8 @@ async fn a_cluster_is_sharded_and_its_chunks_are_dealt_out() {
         ];
         assert_eq!(chunks, expected);
     }
+    let records = &mongos.collections()["archive_runs"];
+    assert!(records.shard_key.is_none(), "too few to be spread");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use super::*;
 /// Erases as far as the first commit: what a crash right after it leaves.
 async fn bury(store: &SqliteStore, id: &str, forget_at: i64) {
     let key = key(id);
-    let work = move |connection: &Connection| erasure::bury(connection, &key, at(forget_at), 0);
+    let work = move |connection: &Connection| erasure::bury(connection, &key, at(forget_at));
     let remains = store.writer.write(0, work).await.unwrap();
     assert!(matches!(remains, Remains::Events(_)));
 }
