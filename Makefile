@@ -62,10 +62,10 @@ lint: tools ## everything that can be said without running it
 	node tests/clients/typescript/lint-spec.mjs openapi/openapi.json
 
 .PHONY: test
-test: tools engines ## all tests: Rust, schemathesis, generated clients, the committed OpenAPI document
+test: tools engines ## all tests: Rust, schemathesis, generated clients, DuckDB, the committed OpenAPI document
 	@echo "== cargo test"
 	cargo test --locked
-	@$(MAKE) test-mongodb spec-check schemathesis clients-check
+	@$(MAKE) test-mongodb spec-check schemathesis clients-check duckdb-check
 
 # Tests that would be the same once more: they start no server, choose its store themselves, or send what is refused
 # before a store is asked. `COLLOQUY_TEST_STORE=mongodb cargo test` runs all of them.
@@ -92,6 +92,11 @@ schemathesis: server tools ## schemathesis against a live server
 clients-check: server tools ## one conversation through each generated client
 	@echo "== generated clients"
 	tests/with-server.sh tests/clients/check.sh
+
+.PHONY: duckdb-check
+duckdb-check: server tools ## DuckDB reads an archive and finds what the API says; an erasure, a lost store
+	@echo "== the archive, read by DuckDB"
+	tests/archive/check.sh
 
 # The server that the live checks start.
 .PHONY: server
