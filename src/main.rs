@@ -38,6 +38,9 @@ struct Settings {
     /// The hot store [default: sqlite:colloquy-data/colloquy.db]
     #[arg(long, global = true, value_name = "URL")]
     store: Option<String>,
+    /// The archive: file:PATH, s3://BUCKET/PREFIX or none [default: beside the embedded store]
+    #[arg(long, global = true, value_name = "URL")]
+    archive: Option<String>,
     /// human or json [default: human]
     #[arg(long, global = true, value_name = "FORMAT")]
     log_format: Option<String>,
@@ -111,6 +114,7 @@ enum ArchiveCommand {
     Verify,
     /// Bring a session back into the hot store; it is archived again later
     Restore {
+        /// The session's id
         #[arg(value_name = "SESSION")]
         session: String,
     },
@@ -181,6 +185,7 @@ impl Settings {
         let own = [
             ("listen", self.listen),
             ("store", self.store),
+            ("archive", self.archive),
             ("log_format", self.log_format),
             ("log_filter", self.log_filter),
         ];

@@ -61,7 +61,8 @@ esac
   # Settings of the person who runs this must not reach the server under test.
   for name in "${!COLLOQUY_@}"; do unset "$name"; done
   cd "$dir"
-  exec "$binary" serve --listen 127.0.0.1:0 --store "$store" --address-file "$dir/address"
+  exec "$binary" serve --listen 127.0.0.1:0 --store "$store" --address-file "$dir/address" \
+    --set archive_runs_max=64
 ) </dev/null >>"$dir/log" 2>&1 9>&- &
 server=$!
 

@@ -28,12 +28,15 @@ pub struct Rebuilt {
 
 impl Rebuilt {
     pub fn is_good(&self) -> bool {
-        self.faults.is_empty()
+        self.faults.is_empty() && self.segments > 0
     }
 }
 
 impl fmt::Display for Rebuilt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.segments == 0 && self.faults.is_empty() {
+            return f.write_str("there is no segment in the archive: is it the right one?");
+        }
         for fault in &self.faults {
             writeln!(f, "{fault}")?;
         }

@@ -35,7 +35,7 @@ impl fmt::Display for Rewritten {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "segments rewritten: {}; sessions moved: {}; erased sessions whose bytes are still there: {}",
+            "segments rewritten and deleted: {}; sessions moved: {}; erased sessions whose bytes are still there: {}",
             self.segments, self.sessions_moved, self.pending
         )
     }

@@ -55,7 +55,10 @@ pub async fn perform(service: &Service, task: Task) -> Result<Report> {
         Task::Verify => verify(archive).await?,
         Task::Restore(id) => {
             let session = service.restore(&SessionKey::new(Tenant::default(), id)).await?;
-            Report::good(format!("session {} is hot", session.id))
+            Report::good(format!(
+                "session {} is hot: it can be read and changed as before",
+                session.id
+            ))
         }
         Task::Rewrite => Report::good(archive.rewrite().await?),
         Task::Sweep { grace } => Report::good(archive.sweep(grace).await?),

@@ -35,7 +35,7 @@ impl FromStr for Listen {
     }
 }
 
-fn is_host(host: &str) -> bool {
+pub(super) fn is_host(host: &str) -> bool {
     if let Some(address) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
         return address.parse::<Ipv6Addr>().is_ok();
     }

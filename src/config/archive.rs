@@ -6,6 +6,8 @@ use std::{
     str::FromStr,
 };
 
+use super::address::{Listen, is_host};
+
 /// Where the archive lies. There are no secrets in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ArchiveUrl {
@@ -77,27 +79,55 @@ impl fmt::Display for ArchiveUrl {
     }
 }
 
-/// A text, or `default`.
+/// The URL of what speaks the protocol of S3, `http://HOST[:PORT]` or `https://…`, or `default`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OrDefault(Option<String>);
+pub struct Endpoint(Option<String>);
 
-impl OrDefault {
+impl Endpoint {
     pub fn get(&self) -> Option<String> {
         self.0.clone()
     }
 }
 
-impl FromStr for OrDefault {
+impl FromStr for Endpoint {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "default" => Ok(Self(None)),
-            "" => Err("must be default, or what to use instead"),
-            _ if text.contains('@') || text.contains(char::is_control) => {
-                Err("must have no user, no password and no control characters")
+        if text == "default" {
+            return Ok(Self(None));
+        }
+        let place = text
+            .strip_prefix("http://")
+            .or_else(|| text.strip_prefix("https://"));
+        let place = place.map(|place| place.trim_end_matches('/'));
+        match place {
+            Some(place) if is_host(place) || place.parse::<Listen>().is_ok() => {
+                Ok(Self(Some(text.to_owned())))
             }
-            _ => Ok(Self(Some(text.to_owned()))),
+            _ => Err("must be default, or http://HOST:PORT or https://HOST:PORT without a user"),
+        }
+    }
+}
+
+/// The name of a region, or `default`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Region(Option<String>);
+
+impl Region {
+    pub fn get(&self) -> Option<String> {
+        self.0.clone()
+    }
+}
+
+impl FromStr for Region {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        match text.len() {
+            1..=64 if text == "default" => Ok(Self(None)),
+            1..=64 if text.bytes().all(good) => Ok(Self(Some(text.to_owned()))),
+            _ => Err("must be default, or the name of a region such as eu-central-1"),
         }
     }
 }
@@ -156,6 +186,31 @@ impl FromStr for Checksums {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_endpoint_is_a_url_without_secrets() {
+        for good in [
+            "default",
+            "http://127.0.0.1:8333",
+            "https://s3.example.org",
+            "http://seaweed:8333/",
+        ] {
+            assert!(good.parse::<Endpoint>().is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "?",
+            "127.0.0.1:8333",
+            "http://",
+            "http://key:secret@host",
+            "ftp://host",
+            "http://host/path",
+        ] {
+            assert!(bad.parse::<Endpoint>().is_err(), "{bad}");
+        }
+        assert!("eu-central-1".parse::<Region>().is_ok());
+        assert!("?".parse::<Region>().is_err());
+    }
 
     #[test]
     fn an_archive_is_a_directory_or_a_bucket() {

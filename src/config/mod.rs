@@ -21,7 +21,7 @@ mod archive;
 mod given;
 
 pub use address::{CacheUrl, KeyPrefix, Listen, Redacted, StoreUrl};
-pub use archive::{ArchiveUrl, Checksums, OrDefault, PathStyle};
+pub use archive::{ArchiveUrl, Checksums, Endpoint, PathStyle, Region};
 
 /// The defaults with their comments: the file `config.default.toml`.
 pub const DEFAULTS: &str = include_str!("../../config.default.toml");
@@ -131,8 +131,8 @@ config! {
     archive_call_ms_max: u64 = number(100..=3_600_000);
     archive_attempts_max: u32 = number(1..=100);
     archive_part_bytes: usize = number(5 * MIB..=1024 * MIB);
-    archive_s3_endpoint: OrDefault = text;
-    archive_s3_region: OrDefault = text;
+    archive_s3_endpoint: Endpoint = text;
+    archive_s3_region: Region = text;
     archive_s3_path_style: PathStyle = text;
     archive_s3_checksums: Checksums = text;
     append_queue_events_max: usize = number(500..=10_000_000);

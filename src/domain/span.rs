@@ -2,19 +2,21 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-/// A whole number of one unit: `ms`, `s`, `m`, `h` or `d`, at most a hundred years.
+/// A whole number of one unit, `ms`, `s`, `m`, `h` or `d`, at most `9999d` and with no more digits than that needs; or `0`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(Duration);
 
-const UNITS_MS: [(&str, u64); 5] = [
-    ("ms", 1),
-    ("s", 1_000),
-    ("m", 60_000),
-    ("h", 3_600_000),
-    ("d", 86_400_000),
-];
+/// The rule for [`Span`], for the API's schema.
+pub const SPAN_PATTERN: &str = "^(0|[0-9]{1,12}ms|[0-9]{1,9}s|[0-9]{1,7}m|[0-9]{1,6}h|[0-9]{1,4}d)$";
 
-const SPAN_MS_MAX: u64 = 100 * 366 * 86_400_000;
+/// Each unit, in milliseconds, and how many digits its numbers may have.
+const UNITS: [(&str, u64, usize); 5] = [
+    ("ms", 1, 12),
+    ("s", 1_000, 9),
+    ("m", 60_000, 7),
+    ("h", 3_600_000, 6),
+    ("d", 86_400_000, 4),
+];
 
 impl Span {
     pub fn get(self) -> Duration {
@@ -26,25 +28,29 @@ impl FromStr for Span {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const RULE: &str = "must be a span of time such as 30d, 12h, 15m, 90s or 500ms, at most 36600d";
+        const RULE: &str = "must be a span of time such as 30d, 12h, 15m, 90s, 500ms or 0, at most 9999d";
+        if text == "0" {
+            return Ok(Self(Duration::ZERO));
+        }
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
-        let unit_ms = UNITS_MS.iter().find(|(name, _)| *name == unit).ok_or(RULE)?.1;
+        let (_, unit_ms, digits_max) = UNITS.iter().find(|(name, ..)| *name == unit).ok_or(RULE)?;
         let number: u64 = number.parse().map_err(|_| RULE)?;
-        let ms = number.checked_mul(unit_ms).filter(|ms| *ms <= SPAN_MS_MAX);
-        ms.map(|ms| Self(Duration::from_millis(ms))).ok_or(RULE)
+        match digits <= *digits_max {
+            true => Ok(Self(Duration::from_millis(number * unit_ms))),
+            false => Err(RULE),
+        }
     }
 }
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
-        let fitting = UNITS_MS
-            .iter()
-            .rev()
-            .find(|(_, unit_ms)| ms.is_multiple_of(*unit_ms));
+        let fitting = UNITS.iter().rev().find(|(_, unit_ms, digits_max)| {
+            ms.is_multiple_of(*unit_ms) && (ms / unit_ms).to_string().len() <= *digits_max
+        });
         match fitting {
-            Some((unit, unit_ms)) if ms > 0 => write!(f, "{}{unit}", ms / unit_ms),
+            Some((unit, unit_ms, _)) if ms > 0 => write!(f, "{}{unit}", ms / unit_ms),
             _ => f.write_str("0s"),
         }
     }
@@ -94,6 +100,7 @@ mod tests {
     #[test]
     fn a_span_is_a_number_with_a_unit() {
         for (text, ms) in [
+            ("0", 0),
             ("0s", 0),
             ("500ms", 500),
             ("90s", 90_000),
@@ -113,7 +120,7 @@ mod tests {
             "1 d",
             "1w",
             "99999999999999999999d",
-            "36601d",
+            "10000d",
         ] {
             assert!(bad.parse::<Span>().is_err(), "{bad}");
         }

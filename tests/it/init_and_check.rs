@@ -55,7 +55,8 @@ async fn a_mongodb_database_is_served_from_once_init_has_prepared_it() {
     assert!(good.starts_with("store: mongodb://"), "{good}");
     let (store, cache) = good.split_once("cache: ").unwrap();
     assert_eq!(store.lines().count(), again.lines().count() + 1, "{good}");
-    assert_eq!(cache, "none\n  ok        off: every read asks the store\n");
+    let backends = "none\n  ok        off: every read asks the store\narchive: none\n  ok        none: nothing is archived\n";
+    assert_eq!(cache, backends);
 
     let server = Server::start_on(folder(), &[format!("--store={url}")], &[]).await;
     expect(server.post("/v1/sessions", &json!({"sessionId": "s"})), 201).await;

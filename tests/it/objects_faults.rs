@@ -300,7 +300,7 @@ async fn a_put_whose_answer_was_lost_is_done() {
 }
 
 #[tokio::test]
-async fn a_put_that_fails_over_anothers_object_is_told_so() {
+async fn a_put_that_fails_over_a_foreign_object_is_told_so() {
     let scene = Scene::new().await;
     scene.direct.put("a", bytes(100)).await.unwrap();
     scene.script("PUT", answer(500, "InternalError"), 1);

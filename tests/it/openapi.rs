@@ -9,7 +9,7 @@ use crate::{
     talk::{append, batch_path, event, events_path, open},
 };
 
-const OPERATIONS: [&str; 12] = [
+const OPERATIONS: [&str; 15] = [
     "appendEvent",
     "appendEvents",
     "completeSession",
@@ -18,9 +18,12 @@ const OPERATIONS: [&str; 12] = [
     "getHealth",
     "getReadiness",
     "getSession",
+    "listArchiveRuns",
     "listEvents",
     "listSessions",
     "openSession",
+    "restoreSession",
+    "startArchiveRun",
     "updateSession",
 ];
 
@@ -277,6 +280,7 @@ fn what_can_be_sent_is_closed_to_unknown_fields() {
     let expected = [
         "Completion",
         "EventBatch",
+        "NewArchiveRun",
         "NewEvent",
         "NewSession",
         "SessionPatch",

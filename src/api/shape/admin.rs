@@ -4,7 +4,7 @@ use poem_openapi::registry::{MetaSchema, Registry};
 use serde_json::{Value, json};
 
 use super::{Schema, array, described, integer, object, one_of, optional, required, text, timestamp};
-use crate::archive::SESSIONS_MAX;
+use crate::{archive::SESSIONS_MAX, domain::span::SPAN_PATTERN};
 
 shapes! {
     /// `POST /admin/archive/runs`
@@ -70,5 +70,5 @@ fn positive() -> MetaSchema {
 }
 
 fn span(example: &str) -> MetaSchema {
-    text("^[0-9]{1,14}(ms|s|m|h|d)$", 16, example)
+    text(SPAN_PATTERN, 14, example)
 }

@@ -95,7 +95,7 @@ async fn without_s3_only_archived_sessions_are_refused_until_it_is_back() {
     assert_eq!(session(&server, "due").await["archived"], true);
     let metrics = server.get("/metrics").send().await.unwrap().text().await.unwrap();
     assert!(
-        metrics.contains("colloquy_archive_read_errors_unavailable_total 6"),
+        metrics.contains("colloquy_archive_read_errors_unavailable_total 8"),
         "{metrics}"
     );
     assert!(

@@ -91,7 +91,7 @@ async fn an_erased_session_is_hidden_at_once_and_gone_after_the_rewrite() {
     );
     let words = succeed(&folder, &["rewrite"]);
     assert!(
-        words.contains("segments rewritten: 1; sessions moved: 2"),
+        words.contains("segments rewritten and deleted: 1; sessions moved: 2"),
         "{words}"
     );
     assert!(words.contains("still there: 0"), "{words}");
