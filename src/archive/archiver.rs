@@ -173,10 +173,12 @@ impl Archive {
                     SegmentWriter::create(work.objects(), batch.owner.clone(), options.segment).await?,
                 ),
             };
+            let version = read.session.version;
             let pointer = self.write_session(writer, &claimed, read, work).await?;
             commits.push(Commit {
                 key: claimed.key,
                 epoch: claimed.epoch,
+                version,
                 pointer,
             });
             if writer.bytes() >= options.segment_bytes_target {
@@ -252,7 +254,9 @@ impl Archive {
             let done = self.changing(&keys, self.0.catalog.commit(some, owner)).await?;
             let done = some.iter().zip(done).filter(|(_, done)| *done);
             committed.extend(done.map(|(commit, _)| {
-                let Commit { key, epoch, pointer } = commit.clone();
+                let Commit {
+                    key, epoch, pointer, ..
+                } = commit.clone();
                 Archived { key, epoch, pointer }
             }));
         }

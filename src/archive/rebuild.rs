@@ -6,7 +6,9 @@
 
 use std::fmt;
 
-use super::{Archive, erasures::Erasures, run::stopped, verify::Fault};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+
+use super::{Archive, erasures::Erasures, run::stopped, segment::SessionRow, verify::Fault};
 use crate::{
     domain::{Kind, Result, SegmentName, SessionKey},
     store::catalog::{Adopted, Archived},
@@ -92,26 +94,38 @@ impl Archive {
         // Refuses what a newer version wrote.
         self.0.reader.manifest(segment).await?;
         let mut rows = self.0.reader.sessions(segment).await?;
-        while let Some(row) = rows.next().await? {
+        let mut adopting = FuturesUnordered::new();
+        loop {
+            let row = rows.next().await?;
+            let ended = row.is_none();
+            while adopting.len() >= self.0.options.sessions_in_flight || ended {
+                let adopted: Option<Result<Adopted>> = adopting.next().await;
+                match adopted.transpose()? {
+                    Some(Adopted::Created) => rebuilt.sessions += 1,
+                    Some(Adopted::Moved | Adopted::Kept) => rebuilt.copies_passed_over += 1,
+                    None => break,
+                }
+            }
+            let Some(row) = row else { return Ok(()) };
             if self.is_stopping() {
                 return Err(stopped());
             }
             let key = SessionKey::new(segment.tenant().clone(), row.session.id.clone());
             if erasures.cover(&key, segment) {
                 rebuilt.copies_erased += 1;
-                continue;
-            }
-            let archived = Archived {
-                key,
-                epoch: row.epoch,
-                pointer: row.pointer,
-            };
-            let adopting = self.0.catalog.adopt(&archived, &row.session);
-            match self.changing(&[&archived.key], adopting).await? {
-                Adopted::Created => rebuilt.sessions += 1,
-                Adopted::Moved | Adopted::Kept => rebuilt.copies_passed_over += 1,
+            } else {
+                adopting.push(self.adopt(key, row));
             }
         }
-        Ok(())
+    }
+
+    async fn adopt(&self, key: SessionKey, row: SessionRow) -> Result<Adopted> {
+        let archived = Archived {
+            key,
+            epoch: row.epoch,
+            pointer: row.pointer,
+        };
+        let adopting = self.0.catalog.adopt(&archived, &row.session);
+        self.changing(&[&archived.key], adopting).await
     }
 }

@@ -50,7 +50,10 @@ impl Archive {
         let claimed = self.0.catalog.claim(&keys, Claim::Archived, owner, lease).await?;
         self.0.catalog.release(&claimed, owner).await?;
         let (mut tidy, mut late) = (Vec::new(), BTreeMap::<_, Vec<_>>::new());
-        for Claimed { key, epoch, pointer } in &claimed {
+        for Claimed {
+            key, epoch, pointer, ..
+        } in &claimed
+        {
             let Some(pointer) = pointer.clone() else { continue };
             if self.is_stopping() {
                 break;

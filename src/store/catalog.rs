@@ -44,6 +44,8 @@ pub struct Claimed {
     pub key: SessionKey,
     /// Given by this claim.
     pub epoch: i64,
+    /// The session's, when it was claimed.
+    pub version: i64,
     /// Of an archived session.
     pub pointer: Option<Pointer>,
 }
@@ -53,6 +55,8 @@ pub struct Claimed {
 pub struct Commit {
     pub key: SessionKey,
     pub epoch: i64,
+    /// Of the session as it was copied.
+    pub version: i64,
     pub pointer: Pointer,
 }
 
@@ -137,7 +141,8 @@ pub trait Catalog: Store {
     /// Gives claims of `owner` up, where they stand: of sessions that are in no segment of that name which any pointer leads to.
     async fn release(&self, claimed: &[Claimed], owner: &SegmentName) -> Result<()>;
 
-    /// Points sessions to their copies, where the claim of `owner` under that epoch stands: from then on they are
+    /// Points sessions to their copies, where the claim of `owner` under that epoch stands and the session is still at the
+    /// version that was copied, so that a store that is lost loses no change of it: from then on they are
     /// archived, and unclaimed. A pointer that was there before goes to `left`. Each is also put among the
     /// [`untidy`](Self::untidy), due at once. Says of each whether it was done; done before under the same epoch with
     /// the same pointer counts.

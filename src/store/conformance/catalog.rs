@@ -38,6 +38,7 @@ macro_rules! catalog_conformance {
                 only_a_claim_that_stands_is_renewed,
                 a_released_claim_is_free_at_once;
             committing:
+                a_commit_of_what_changed_meanwhile_does_nothing,
                 a_commit_archives_and_leaves_the_rest_as_it_was,
                 an_archived_session_shows_its_hot_events_and_its_pointer,
                 an_archived_session_takes_no_events,
@@ -150,6 +151,7 @@ pub async fn commit(catalog: &Arc<dyn Catalog>, claimed: &Claimed, owner: &Segme
     let commit = Commit {
         key: claimed.key.clone(),
         epoch: claimed.epoch,
+        version: claimed.version,
         pointer: pointer(owner),
     };
     let mut done = catalog.commit(&[commit], owner).await.unwrap();

@@ -1,7 +1,7 @@
 //! Commits: the moment a session is archived, and what it takes.
 
 use colloquy::{
-    domain::{End, Kind, SessionFilter, SessionPatch, Status},
+    domain::{End, Expected, Kind, SessionFilter, SessionPatch, Status},
     store::catalog::{Claim, Claimed, Commit, Standing},
 };
 
@@ -32,6 +32,30 @@ pub async fn a_commit_archives_and_leaves_the_rest_as_it_was(subject: &dyn Catal
     assert_eq!((opened.session, opened.created), (expected, false));
     assert_eq!(standing(&catalog, &key).await, Standing::Archived(archived));
     assert_eq!(due(&catalog).await, []);
+}
+
+pub async fn a_commit_of_what_changed_meanwhile_does_nothing(subject: &dyn CatalogSubject) {
+    let ((catalog, store), key) = (both(subject).await, key("s"));
+    ended(&store, &key).await;
+    let owner = segment();
+    let claimed = claim(&catalog, &key, Claim::Hot, &owner, LEASE).await;
+    assert_eq!(claimed.version, store.session(&key).await.unwrap().version);
+    let patch = SessionPatch {
+        user_id: Some(Some(the("changed"))),
+        ..SessionPatch::default()
+    };
+    let patched = store.patch(&key, &patch, &Expected::Any).await.unwrap();
+    assert!(
+        !commit(&catalog, &claimed, &owner).await,
+        "a copy of what is no more"
+    );
+    assert_eq!(store.session(&key).await.unwrap(), patched);
+    let read_anew = Claimed {
+        version: patched.version,
+        ..claimed
+    };
+    assert!(commit(&catalog, &read_anew, &owner).await);
+    assert!(store.session(&key).await.unwrap().archived);
 }
 
 pub async fn an_archived_session_shows_its_hot_events_and_its_pointer(subject: &dyn CatalogSubject) {
@@ -159,9 +183,11 @@ pub async fn a_repeated_commit_counts(subject: &dyn CatalogSubject) {
         claim(&catalog, &keys[0], Claim::Hot, &owner, LEASE).await,
         claim(&catalog, &keys[2], Claim::Hot, &owner, LEASE).await,
     ];
+    let version = claimed[0].version;
     let one = |n: usize, epoch| Commit {
         key: keys[n].clone(),
         epoch,
+        version,
         pointer: pointer(&owner),
     };
     let commits = [one(0, claimed[0].epoch), one(1, 1), one(2, claimed[1].epoch)];

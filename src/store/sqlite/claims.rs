@@ -103,6 +103,7 @@ impl Claimant {
             granted.push(Claimed {
                 key: key.clone(),
                 epoch,
+                version: entry.version,
                 pointer: entry.pointer().cloned(),
             });
         }
@@ -139,7 +140,8 @@ impl Claimant {
             if entry.pointer() == Some(&commit.pointer) && commit.epoch <= entry.epoch {
                 return Ok(true);
             }
-            if !entry.is_claimed(commit.epoch, &self.owner, self.now) {
+            let is_current = entry.version == commit.version;
+            if !is_current || !entry.is_claimed(commit.epoch, &self.owner, self.now) {
                 return Ok(false);
             }
             if let Some(earlier) = entry.pointer() {

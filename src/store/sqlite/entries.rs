@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-const FIND: &str = "SELECT segment, first_row, rows, id, forget_at, ended_at, epoch, claim_owner, claim_until \
+const FIND: &str = "SELECT segment, first_row, rows, id, forget_at, ended_at, epoch, claim_owner, claim_until, version \
      FROM sessions WHERE tenant = ? AND session_id = ?";
 const SEGMENTS: &str = "SELECT segment, count(*) FROM sessions INDEXED BY sessions_by_segment \
      WHERE segment > ? GROUP BY segment ORDER BY segment LIMIT ?";
@@ -29,6 +29,7 @@ pub(super) struct Entry {
     pub(super) state: State,
     /// The newest that was given.
     pub(super) epoch: i64,
+    pub(super) version: i64,
     claim: Option<(SegmentName, UnixMs)>,
 }
 
@@ -83,6 +84,7 @@ fn entry(row: &Row<'_>) -> Result<Entry> {
         id: row.get(3)?,
         state,
         epoch: row.get(6)?,
+        version: row.get(9)?,
         claim: owner.zip(row.get(8)?),
     })
 }

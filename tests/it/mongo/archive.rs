@@ -384,6 +384,7 @@ async fn archivers_in_two_processes_share_the_work_and_a_session_goes_to_one() {
                 .map(|claimed| Commit {
                     key: claimed.key,
                     epoch: claimed.epoch,
+                    version: claimed.version,
                     pointer: pointer(&owner),
                 })
                 .collect();

@@ -235,6 +235,7 @@ async fn archive_everything(catalog: &Arc<dyn Catalog>) {
     let commits = claimed[..20].iter().map(|claimed| Commit {
         key: claimed.key.clone(),
         epoch: claimed.epoch,
+        version: claimed.version,
         pointer: pointer(&owner),
     });
     catalog

@@ -46,10 +46,16 @@ pub(super) async fn claim(
     let held = held(call, ks.clone(), owner).await?;
     let claimed = sessions.iter().zip(ks).filter_map(|(key, k)| {
         // A claim that ended since was taken all the same; whoever is too late learns it from the next statement.
-        let Held { epoch, pointer, .. } = held.get(&k)?;
+        let Held {
+            epoch,
+            version,
+            pointer,
+            ..
+        } = held.get(&k)?;
         (pointer.is_some() == (claim == Claim::Archived)).then(|| Claimed {
             key: key.clone(),
             epoch: *epoch,
+            version: *version,
             pointer: pointer.clone(),
         })
     });
@@ -99,6 +105,7 @@ pub(super) async fn release(
 /// A claim of an owner, as it is found.
 struct Held {
     epoch: i64,
+    version: i64,
     /// Of an archived session.
     pointer: Option<Pointer>,
     stands: bool,
@@ -115,7 +122,7 @@ async fn held(call: &Call, ks: Vec<String>, owner: &SegmentName) -> Result<HashM
             let mut found = sessions
                 .find(filter)
                 .hint(Hint::Name("_id_".to_owned()))
-                .projection(doc! { "epoch": 1, "archive": 1, "stands": claim_stands() })
+                .projection(doc! { "epoch": 1, "version": 1, "archive": 1, "stands": claim_stands() })
                 .batch_size(count.saturating_add(1))
                 .max_time(attempt.time_max)
                 .comment(Bson::from("colloquy: claim"))
@@ -125,6 +132,7 @@ async fn held(call: &Call, ks: Vec<String>, owner: &SegmentName) -> Result<HashM
                 let fields = Fields(found.current());
                 let one = Held {
                     epoch: fields.epoch()?,
+                    version: fields.integer("version")?,
                     pointer: fields.pointer()?,
                     stands: fields.boolean("stands")?,
                 };

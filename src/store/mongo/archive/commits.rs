@@ -30,7 +30,8 @@ pub(super) async fn commit(
     owner: &SegmentName,
 ) -> Result<Vec<bool>> {
     let pointed = commits.iter().map(|commit| {
-        let filter = while_claimed(keys::of_session(&commit.key), commit.epoch, owner);
+        let mut filter = while_claimed(keys::of_session(&commit.key), commit.epoch, owner);
+        filter.insert("version", commit.version);
         let change = doc! {
             "left": left_with(vec!["$archive.segment".into()]),
             "archive": { "$literal": documents::archive(&commit.pointer) },
