@@ -42,12 +42,15 @@ impl Archive {
         }
     }
 
-    /// Tidies sessions that have hot events; says how many. Under a claim, whose epoch is greater than that of any
-    /// restore that was cut short, so that what it brought back is deleted too.
+    /// Tidies sessions that have hot events; says how many. They are claimed for the sake of a new epoch, and given up at
+    /// once. It is greater than that of any restore that was cut short, so what that brought back is deleted too; a
+    /// restore that begins later has a greater one still, so what it brings back is not. While a claim stood, a store
+    /// would have to take it for a restore, and delete nothing.
     async fn tidy_some(&self, untidy: &[Archived], owner: &SegmentName, work: &Work) -> Result<usize> {
         let keys: Vec<SessionKey> = untidy.iter().map(|archived| archived.key.clone()).collect();
         let lease = self.0.options.lease;
         let claimed = self.0.catalog.claim(&keys, Claim::Archived, owner, lease).await?;
+        self.0.catalog.release(&claimed, owner).await?;
         let (mut tidy, mut late) = (Vec::new(), BTreeMap::<_, Vec<_>>::new());
         for Claimed { key, epoch, pointer } in &claimed {
             let Some(pointer) = pointer.clone() else { continue };
@@ -69,7 +72,6 @@ impl Archive {
                 }
             }
         }
-        self.0.catalog.release(&claimed, owner).await?;
         let again_after = Some(self.0.options.tidy_again_after);
         self.0.catalog.tidied(&tidy, again_after).await?;
         for ((_, day), keys) in late {
