@@ -166,8 +166,7 @@ impl Archive {
             let writer = match &mut writer {
                 Some(writer) => writer,
                 none => none.insert(
-                    SegmentWriter::create(work.objects(), batch.owner.clone(), options.segment.clone())
-                        .await?,
+                    SegmentWriter::create(work.objects(), batch.owner.clone(), options.segment).await?,
                 ),
             };
             let pointer = match self.write_session(writer, &claimed, read, work).await {
