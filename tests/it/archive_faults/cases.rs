@@ -77,7 +77,8 @@ fn only_reads(call: &str) -> bool {
 /// What can go wrong with the call.
 pub fn faults(step: usize, call: &str) -> Vec<Fault> {
     let mut faults = match call {
-        call if call.starts_with("get ") => vec![Fault::Refuse, Fault::CutShort, Fault::FlipBit],
+        call if call.starts_with("get ") && step.is_multiple_of(2) => vec![Fault::Refuse, Fault::FlipBit],
+        call if call.starts_with("get ") => vec![Fault::CutShort, Fault::FlipBit],
         call if only_reads(call) => vec![Fault::Refuse],
         call if call.starts_with("put ") || call.starts_with("finish ") => {
             vec![
@@ -94,6 +95,13 @@ pub fn faults(step: usize, call: &str) -> Vec<Fault> {
         faults.push(Fault::DieBefore);
     }
     faults
+}
+
+/// Whether it is worth while to stand still before this call, after that one. A part of an upload is nobody's to see,
+/// and between two reads of objects nothing changes, on either side.
+pub fn is_a_moment(call: &str, before: Option<&str>) -> bool {
+    let of_objects = |call: &str| call.starts_with("get ") || call.starts_with("write ");
+    !of_objects(call) || !before.is_some_and(of_objects)
 }
 
 impl Case {

@@ -23,7 +23,7 @@ mod plan;
 mod settle;
 mod world;
 
-use cases::{Case, Trouble, faults, steps};
+use cases::{Case, Trouble, faults, is_a_moment, steps};
 use flows::{Archiving, Expiring, Flow, Folding, Rebuilding, Restoring, RestoringAgain, Rewriting, Sweeping};
 use plan::{Fault, Plan};
 use tempfile::TempDir;
@@ -42,18 +42,23 @@ async fn template(flow: &dyn Flow) -> Template {
 }
 
 /// Tries every step of a flow on the embedded store with the troubles that there are for it.
-async fn at_every_step(flow: &'static dyn Flow, troubles: impl Fn(usize, &str) -> Vec<Trouble>) {
+async fn at_every_step(
+    flow: &'static dyn Flow,
+    troubles: impl Fn(usize, &str, Option<&str>) -> Vec<Trouble>,
+) {
     let template = template(flow).await;
     let steps = steps(flow, &template.world()).await;
-    let mut cases = Vec::new();
-    for (at, call) in steps.into_iter().enumerate() {
+    let (mut cases, mut before) = (Vec::new(), None);
+    for (at, call) in steps.iter().enumerate() {
         let step = at + 1;
-        cases.extend(troubles(step, &call).into_iter().map(|trouble| Case {
+        let of_step = troubles(step, call, before);
+        cases.extend(of_step.into_iter().map(|trouble| Case {
             flow,
             step,
             call: call.clone(),
             trouble,
         }));
+        before = Some(call.as_str());
     }
     assert!(!cases.is_empty());
     let checks = cases.iter().map(|case| case.check(template.world()));
@@ -62,8 +67,19 @@ async fn at_every_step(flow: &'static dyn Flow, troubles: impl Fn(usize, &str) -
         .await;
 }
 
-fn calls(step: usize, call: &str) -> Vec<Trouble> {
+fn calls(step: usize, call: &str, _: Option<&str>) -> Vec<Trouble> {
     faults(step, call).into_iter().map(Trouble::Call).collect()
+}
+
+/// At every moment that differs from the one before it.
+async fn at_every_moment(flows: &[&'static dyn Flow], trouble: Trouble) {
+    for flow in flows {
+        let of_step = |_, call: &str, before: Option<&str>| match is_a_moment(call, before) {
+            true => vec![trouble],
+            false => vec![],
+        };
+        at_every_step(*flow, of_step).await;
+    }
 }
 
 macro_rules! each_call_of {
@@ -90,23 +106,21 @@ each_call_of! {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_archiver_that_was_overtaken_changes_nothing() {
-    for flow in [&Archiving as &dyn Flow, &Folding, &Restoring, &Rewriting] {
-        at_every_step(flow, |_, _| vec![Trouble::Overtaken]).await;
-    }
+    at_every_moment(
+        &[&Archiving, &Folding, &Restoring, &Rewriting],
+        Trouble::Overtaken,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_is_erased_meanwhile_is_gone() {
-    for flow in [&Archiving as &dyn Flow, &Folding, &Restoring, &Rewriting] {
-        at_every_step(flow, |_, _| vec![Trouble::Erased]).await;
-    }
+    at_every_moment(&[&Archiving, &Folding, &Restoring, &Rewriting], Trouble::Erased).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_is_restored_meanwhile_is_hot() {
-    for flow in [&Folding as &dyn Flow, &Restoring, &Rewriting] {
-        at_every_step(flow, |_, _| vec![Trouble::Restored]).await;
-    }
+    at_every_moment(&[&Folding, &Restoring, &Rewriting], Trouble::Restored).await;
 }
 
 /// How long cases are drawn for on MongoDB and S3, where each takes a database of its own.
@@ -130,7 +144,7 @@ async fn on_servers_it_survives_as_well() {
         for _ in 0..3 {
             let at = random.below(steps.len());
             let (step, call) = (at + 1, steps[at].clone());
-            let mut troubles = calls(step, &call);
+            let mut troubles = calls(step, &call, None);
             if !matches!(flow.name(), "expiring" | "rebuilding") {
                 troubles.extend([Trouble::Overtaken, Trouble::Erased]);
             }

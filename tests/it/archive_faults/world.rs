@@ -82,6 +82,8 @@ pub struct World {
     pub objects: Arc<dyn Objects>,
     pub model: Model,
     pub place: Arc<Place>,
+    /// A reader who was there from the beginning, and knows segments that are gone since.
+    service: Service,
 }
 
 pub enum Place {
@@ -163,11 +165,18 @@ fn s3_options(bucket: Bucket) -> S3Options {
 impl World {
     /// On the embedded store and a directory, with what is in the folder.
     pub fn in_folder(folder: TempDir, model: Model) -> Self {
+        let catalog = open_store(folder.path());
+        let objects = DirectoryObjects::open(folder.path().join("archive")).unwrap();
+        Self::new(catalog, Arc::new(objects), model, Place::Folder(folder))
+    }
+
+    fn new(catalog: Arc<dyn Catalog>, objects: Arc<dyn Objects>, model: Model, place: Place) -> Self {
         Self {
-            catalog: open_store(folder.path()),
-            objects: Arc::new(DirectoryObjects::open(folder.path().join("archive")).unwrap()),
+            service: service(&catalog, &objects),
+            catalog,
+            objects,
             model,
-            place: Arc::new(Place::Folder(folder)),
+            place: Arc::new(place),
         }
     }
 
@@ -175,12 +184,8 @@ impl World {
     pub async fn on_servers() -> Self {
         let catalog = new_database().await;
         let options = s3_options(engines::s3().await);
-        Self {
-            catalog,
-            objects: Arc::new(S3Objects::connect(options).await.unwrap()),
-            model: Model::default(),
-            place: Arc::new(Place::Servers),
-        }
+        let objects = S3Objects::connect(options).await.unwrap();
+        Self::new(catalog, Arc::new(objects), Model::default(), Place::Servers)
     }
 
     /// The same objects beside a store that knows nothing.
@@ -191,12 +196,7 @@ impl World {
         } else {
             (new_database().await, Place::Servers)
         };
-        Self {
-            catalog,
-            objects: Arc::clone(&self.objects),
-            model: self.model.clone(),
-            place: Arc::new(place),
-        }
+        Self::new(catalog, Arc::clone(&self.objects), self.model.clone(), place)
     }
 
     /// The store is lost, and a new one takes its place.
@@ -205,7 +205,7 @@ impl World {
             self.catalog.close().await;
             let Some(folder) = self.place.folder() else {
                 self.catalog = new_database().await;
-                self.place = Arc::new(Place::Servers);
+                self.service = service(&self.catalog, &self.objects);
                 return;
             };
             for file in ["colloquy.db", "colloquy.db-wal", "colloquy.db-shm"] {
@@ -213,6 +213,7 @@ impl World {
                 let _ = std::fs::remove_file(folder.join(file));
             }
             self.catalog = open_store(&folder);
+            self.service = service(&self.catalog, &self.objects);
         })
     }
 
@@ -298,29 +299,15 @@ impl World {
         archive(Arc::clone(&self.catalog), Arc::new(objects), LEASE)
     }
 
-    pub fn service(&self) -> Service {
-        let limits = Limits {
-            page_payload_bytes_max: PAGE_PAYLOAD_BYTES_MAX,
-            tombstone: Duration::from_hours(24),
-            ready_wait_max: Duration::from_secs(1),
-            cache_fills_max: 1,
-            groups: GroupLimits {
-                queue_events_max: 100,
-                queue_bytes_max: 1 << 20,
-                group_events_max: 10,
-                group_bytes_max: 1 << 20,
-                flush_slots: 1,
-            },
-        };
-        let store = Arc::clone(&self.catalog);
-        Service::new(store, Arc::new(NoCache), limits).with_archive(self.archive())
+    pub fn service(&self) -> &Service {
+        &self.service
     }
 
     /// Whether everyone reads what was acknowledged, each event once and as it was; else what is read in its place.
     pub async fn reads(&self) -> Result<(), String> {
         let service = self.service();
         for (id, told) in &self.model.0 {
-            let read = read(&service, &key(id), told).await;
+            let read = read(service, &key(id), told).await;
             let wrong = match read {
                 Err(error) if told.is_erased && error.kind() == Kind::SessionErased => None,
                 Err(error) => Some(format!("{error:?}")),
@@ -333,6 +320,25 @@ impl World {
         }
         Ok(())
     }
+}
+
+fn service(catalog: &Arc<dyn Catalog>, objects: &Arc<dyn Objects>) -> Service {
+    let limits = Limits {
+        page_payload_bytes_max: PAGE_PAYLOAD_BYTES_MAX,
+        tombstone: Duration::from_hours(24),
+        ready_wait_max: Duration::from_secs(1),
+        cache_fills_max: 1,
+        groups: GroupLimits {
+            queue_events_max: 100,
+            queue_bytes_max: 1 << 20,
+            group_events_max: 10,
+            group_bytes_max: 1 << 20,
+            flush_slots: 1,
+        },
+    };
+    let archive = archive(Arc::clone(catalog), Arc::clone(objects), LONG_LEASE);
+    let store = Arc::clone(catalog);
+    Service::new(store, Arc::new(NoCache), limits).with_archive(archive)
 }
 
 fn archive(catalog: Arc<dyn Catalog>, objects: Arc<dyn Objects>, lease: Duration) -> Archive {
@@ -414,13 +420,7 @@ impl Template {
     /// Closes the world, and keeps what is there.
     pub async fn of(world: World) -> Self {
         world.catalog.close().await;
-        let World {
-            model,
-            place,
-            catalog,
-            objects,
-        } = world;
-        drop((catalog, objects));
+        let World { model, place, .. } = world;
         match Arc::into_inner(place) {
             Some(Place::Folder(folder)) => Self { folder, model },
             _ => panic!("a world in a folder, in nobody's hands"),
