@@ -1,6 +1,6 @@
 //! The command line. What the commands do is in [`colloquy::app`].
 
-use std::{error::Error, io::Write, path::PathBuf, process::ExitCode, time::Duration};
+use std::{error::Error, io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use colloquy::{
@@ -162,7 +162,6 @@ impl ArchiveCommand {
                 retention: retention
                     .or(config.archive_retention.span())
                     .ok_or("archive_retention is off: say how long to keep days with --retention")?,
-                tombstone: Duration::from_hours(24 * u64::from(config.tombstone_days)),
             },
             Self::Rebuild => Task::Rebuild,
         })

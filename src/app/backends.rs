@@ -39,7 +39,7 @@ pub async fn open(config: &Config) -> Result<Service, AppError> {
         page_payload_bytes_max: config.page_payload_bytes_max,
         cache_fills_max: config.cache_fills_max,
         ready_wait_max: Duration::from_millis(config.ready_wait_ms_max),
-        tombstone: Duration::from_hours(24 * u64::from(config.tombstone_days)),
+        tombstone: tombstone(config),
         groups: GroupLimits {
             queue_events_max: config.append_queue_events_max,
             queue_bytes_max: config.append_queue_bytes_max,
@@ -57,6 +57,10 @@ pub async fn open(config: &Config) -> Result<Service, AppError> {
         Some(objects) => service.with_archive(Archive::new(store, cache, objects, archive_options(config))),
         None => service,
     })
+}
+
+fn tombstone(config: &Config) -> Duration {
+    Duration::from_hours(24 * u64::from(config.tombstone_days))
 }
 
 /// The archive's objects, unless there is none.
@@ -104,6 +108,7 @@ fn archive_options(config: &Config) -> ArchiveOptions {
         sessions_in_flight: config.archive_sessions_in_flight,
         sessions_per_s_max: config.archive_sessions_per_s_max,
         deletes_per_s_max: config.archive_deletes_per_s_max,
+        tombstone: tombstone(config),
         read_time_max: Duration::from_millis(config.archive_read_ms_max),
         page_payload_bytes_max: config.page_payload_bytes_max,
         footers_bytes_max: config.archive_footers_bytes_max,

@@ -27,7 +27,6 @@ pub(super) fn begin(service: &Service, config: &Config) -> Chores {
             service: service.clone(),
             retention: config.archive_retention.get(),
             idle_timeout: config.session_idle_timeout.get(),
-            tombstone: Duration::from_hours(24 * u64::from(config.tombstone_days)),
             sweep_grace: config.archive_sweep_grace.get(),
         };
         chores.push(tokio::spawn(archiving.on_schedule(every)));
@@ -66,7 +65,6 @@ struct Archiving {
     service: Service,
     retention: Option<Duration>,
     idle_timeout: Option<Duration>,
-    tombstone: Duration,
     sweep_grace: Duration,
 }
 
@@ -125,7 +123,7 @@ impl Archiving {
         let Some(retention) = self.retention else {
             return Ok(None);
         };
-        let done = self.service.archive()?.expire(retention, self.tombstone).await?;
+        let done = self.service.archive()?.expire(retention).await?;
         Ok((done.segments > 0).then(|| done.to_string()))
     }
 

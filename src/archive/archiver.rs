@@ -174,7 +174,16 @@ impl Archive {
                 ),
             };
             let version = read.session.version;
-            let pointer = self.write_session(writer, &claimed, read, work).await?;
+            let pointer = match self.write_session(writer, &claimed, read, work).await {
+                Ok(pointer) => pointer,
+                // A part of it is in the files, so they are given up; the next pass goes without this session.
+                Err(error) if is_of_this_session(&error) => {
+                    failed += u64::from(!error.is_of_session());
+                    work.skip(&claimed.key, &error);
+                    return Ok((None, Vec::new(), failed));
+                }
+                Err(error) => return Err(error),
+            };
             commits.push(Commit {
                 key: claimed.key,
                 epoch: claimed.epoch,

@@ -72,6 +72,8 @@ pub struct ArchiveOptions {
     pub sessions_per_s_max: u32,
     /// Hot events deleted a second, by a run; 0 is as fast as it goes.
     pub deletes_per_s_max: u32,
+    /// How long the id of an erased session is refused, where the archive erases it.
+    pub tombstone: Duration,
     /// Longest that a reader, or whoever erases, waits for the archive.
     pub read_time_max: Duration,
     /// Payload on a page that is read at once, in bytes.
@@ -98,6 +100,7 @@ impl Default for ArchiveOptions {
             sessions_in_flight: 8,
             sessions_per_s_max: 0,
             deletes_per_s_max: 0,
+            tombstone: Duration::from_hours(30 * 24),
             read_time_max: Duration::from_secs(5),
             page_payload_bytes_max: 4 * MIB,
             footers_bytes_max: 32 * MIB,

@@ -8,7 +8,7 @@ use std::fmt;
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 
-use super::{Archive, erasures::Erasures, run::stopped, segment::SessionRow, verify::Fault};
+use super::{Archive, erasures::Erasures, ms, now, run::stopped, segment::SessionRow, verify::Fault};
 use crate::{
     domain::{Kind, Result, SegmentName, SessionKey},
     store::catalog::{Adopted, Archived},
@@ -20,9 +20,9 @@ pub struct Rebuilt {
     pub segments: u64,
     /// Sessions that are there again.
     pub sessions: u64,
-    /// Copies that were older than one found before, or that the store knew of.
+    /// Copies that were older than one found before, that the store knew of, or that were erased.
     pub copies_passed_over: u64,
-    /// Copies of sessions that were erased.
+    /// Copies of sessions that were erased; their ids are refused again, and their bytes are pending.
     pub copies_erased: u64,
     /// Segments that can't be read.
     pub faults: Vec<Fault>,
@@ -111,21 +111,29 @@ impl Archive {
                 return Err(stopped());
             }
             let key = SessionKey::new(segment.tenant().clone(), row.session.id.clone());
-            if erasures.cover(&key, segment) {
-                rebuilt.copies_erased += 1;
-            } else {
-                adopting.push(self.adopt(key, row));
-            }
+            let is_erased = erasures.cover(&key, segment);
+            rebuilt.copies_erased += u64::from(is_erased);
+            adopting.push(self.adopt(key, row, is_erased));
         }
     }
 
-    async fn adopt(&self, key: SessionKey, row: SessionRow) -> Result<Adopted> {
+    /// An erased one is erased once more, so that it is refused again, and that its bytes are known and go.
+    async fn adopt(&self, key: SessionKey, row: SessionRow, is_erased: bool) -> Result<Adopted> {
         let archived = Archived {
             key,
             epoch: row.epoch,
             pointer: row.pointer,
         };
         let adopting = self.0.catalog.adopt(&archived, &row.session);
+        let adopting = async {
+            let adopted = adopting.await?;
+            if is_erased && adopted == Adopted::Created {
+                let forget_at = now().saturating_add_ms(ms(self.0.options.tombstone));
+                self.0.catalog.erase(&archived.key, forget_at).await?;
+                return Ok(Adopted::Kept);
+            }
+            Ok(adopted)
+        };
         self.changing(&[&archived.key], adopting).await
     }
 }

@@ -28,11 +28,11 @@ impl fmt::Display for Expired {
 }
 
 impl Archive {
-    /// Deletes the days that ended longer ago than `retention`; the ids of their sessions stay refused for `tombstone`.
+    /// Deletes the days that ended longer ago than `retention`.
     ///
     /// # Errors
     /// The store or the archive can't be reached, or a segment is damaged.
-    pub async fn expire(&self, retention: Duration, tombstone: Duration) -> Result<Expired> {
+    pub async fn expire(&self, retention: Duration) -> Result<Expired> {
         let mut done = Expired::default();
         let mut after = None;
         loop {
@@ -44,16 +44,16 @@ impl Archive {
             for (_, segment) in segments {
                 let ended = segment.day().start().saturating_add_ms(ms(DAY));
                 if ended.saturating_add_ms(ms(retention)) <= now() {
-                    done.sessions += self.expire_segment(&segment, tombstone).await?;
+                    done.sessions += self.expire_segment(&segment).await?;
                     done.segments += u64::from(self.delete_segment(&segment).await?);
                 }
             }
         }
     }
 
-    async fn expire_segment(&self, segment: &SegmentName, tombstone: Duration) -> Result<u64> {
+    async fn expire_segment(&self, segment: &SegmentName) -> Result<u64> {
         let members = self.members(segment).await?;
-        let forget_at = now().saturating_add_ms(ms(tombstone));
+        let forget_at = now().saturating_add_ms(ms(self.0.options.tombstone));
         for key in &members {
             if self.is_stopping() {
                 return Err(stopped());

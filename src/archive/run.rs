@@ -325,8 +325,14 @@ impl Archive {
         trigger: Trigger,
         progress: Arc<Progress>,
     ) -> Result<RunRecord> {
-        let (record, finishing) = self.start(request, trigger, progress).await?;
-        finishing.await.unwrap_or(Ok(record))
+        let (_, finishing) = self.start(request, trigger, progress).await?;
+        let broken = |_| {
+            Err(Error::new(
+                Kind::Internal,
+                "the run of the archiver broke off; the log says why",
+            ))
+        };
+        finishing.await.unwrap_or_else(broken)
     }
 
     /// As [`run`](Self::run), but gives the record as it is when the run begins, and what waits for its end.
@@ -440,10 +446,10 @@ impl Archive {
         let mut fruitless = 0;
         while left > 0 {
             let wanted = usize::try_from(left).unwrap_or(usize::MAX);
+            let wanted = wanted.min(self.0.options.segment_sessions_max);
             let skipped = work.skipped().len();
-            let wanted = wanted.min(self.0.options.segment_sessions_max) + skipped;
-            let due = self.0.catalog.due(before, wanted).await?;
-            let days = by_day(due, &work.skipped());
+            let due = self.0.catalog.due(before, wanted + skipped).await?;
+            let days = by_day(due, &work.skipped(), wanted);
             if days.is_empty() {
                 return Ok(());
             }
@@ -469,15 +475,19 @@ impl Archive {
     }
 }
 
-/// Sessions by tenant and the day of their end, which make one segment each at least; oldest first.
-fn by_day(due: Vec<Due>, but: &HashSet<SessionKey>) -> BTreeMap<(Tenant, Day), Vec<SessionKey>> {
+/// The first `wanted` sessions that are not to be left alone, by tenant and the day of their end, which make one segment
+/// each at least.
+fn by_day(
+    due: Vec<Due>,
+    but: &HashSet<SessionKey>,
+    wanted: usize,
+) -> BTreeMap<(Tenant, Day), Vec<SessionKey>> {
     let mut days: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for Due { key, ended_at } in due {
-        if !but.contains(&key) {
-            days.entry((key.tenant.clone(), Day::of(ended_at)))
-                .or_default()
-                .push(key);
-        }
+    let taken = due.into_iter().filter(|due| !but.contains(&due.key)).take(wanted);
+    for Due { key, ended_at } in taken {
+        days.entry((key.tenant.clone(), Day::of(ended_at)))
+            .or_default()
+            .push(key);
     }
     days
 }

@@ -35,15 +35,17 @@ impl Archive {
                 }
                 None => tidy.len(),
             };
-            // What others are at is left to them.
+            // What others are at is left to them, and what can't be done now to the next run.
             if !more || done == 0 {
                 return Ok(());
             }
         }
     }
 
-    /// Tidies sessions that have hot events; says how many. A claim, given up at once, gives each an epoch greater than that
-    /// of any restore that was cut short, so that what that brought back is deleted too.
+    /// Tidies sessions that have hot events; says how many. They are claimed for the sake of a new epoch, and given up at
+    /// once. It is greater than that of any restore that was cut short, so what that brought back is deleted too; a
+    /// restore that begins later has a greater one still, so what it brings back is not. While a claim stood, a store
+    /// would have to take it for a restore, and delete nothing.
     async fn tidy_some(&self, untidy: &[Archived], owner: &SegmentName, work: &Work) -> Result<usize> {
         let keys: Vec<SessionKey> = untidy.iter().map(|archived| archived.key.clone()).collect();
         let lease = self.0.options.lease;
@@ -75,13 +77,15 @@ impl Archive {
         }
         let again_after = Some(self.0.options.tidy_again_after);
         self.0.catalog.tidied(&tidy, again_after).await?;
+        let mut done = tidy.len();
         for ((_, day), keys) in late {
-            self.pack(keys, Claim::Archived, &work.on(day)).await?;
+            let moved = self.pack(keys, Claim::Archived, &work.on(day)).await?;
+            done += usize::try_from(moved.sessions).unwrap_or(usize::MAX);
         }
         if self.is_stopping() {
             return Err(stopped());
         }
-        Ok(claimed.len())
+        Ok(done)
     }
 
     /// Deletes the hot events of an archived session that its segment has; says whether those were all.

@@ -23,7 +23,7 @@ pub enum Task {
     Restore(SessionId),
     Rewrite,
     Sweep { grace: Duration },
-    Expire { retention: Span, tombstone: Duration },
+    Expire { retention: Span },
     Rebuild,
 }
 
@@ -62,9 +62,7 @@ pub async fn perform(service: &Service, task: Task) -> Result<Report> {
         }
         Task::Rewrite => Report::good(archive.rewrite().await?),
         Task::Sweep { grace } => Report::good(archive.sweep(grace).await?),
-        Task::Expire { retention, tombstone } => {
-            Report::good(archive.expire(retention.get(), tombstone).await?)
-        }
+        Task::Expire { retention } => Report::good(archive.expire(retention.get()).await?),
         Task::Rebuild => rebuild(archive).await?,
     })
 }

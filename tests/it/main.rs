@@ -12,6 +12,7 @@ mod talk;
 mod wire;
 
 mod archive;
+mod archive_faults;
 mod bad_bodies;
 mod bad_json;
 mod bad_requests;

@@ -182,7 +182,9 @@ async fn check(server: &Server, before: &[(String, serde_json::Value, Vec<serde_
         assert_eq!(session(server, id).await, *as_it_was);
         assert_eq!(events(server, id).await, *stored);
     }
-    expect_problem(server.get("/v1/sessions/erased"), 404, "session-not-found").await;
+    expect_problem(server.get("/v1/sessions/erased"), 410, "session-erased").await;
+    let listed = expect(server.get("/v1/admin/archive/runs"), 200).await;
+    assert_eq!(listed["erasuresPending"], 1, "{listed}");
     expect_problem(server.get("/v1/sessions/hot"), 404, "session-not-found").await;
     let run = archive(server).await;
     assert_eq!(run["sessions"], 0, "nothing is archived twice: {run}");
