@@ -121,6 +121,7 @@ pub async fn a_claim_takes_only_what_it_says(subject: &dyn CatalogSubject) {
     let only = Claimed {
         key: key("archived"),
         epoch,
+        version: archived[0].version,
         pointer: Some(moved.pointer),
     };
     assert_eq!(archived, [only]);

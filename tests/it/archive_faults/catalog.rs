@@ -212,6 +212,10 @@ impl Catalog for FaultyCatalog {
         self.step("standings", self.catalog.standings(keys)).await
     }
 
+    async fn is_pending(&self, key: &SessionKey) -> Result<bool> {
+        self.step("is_pending", self.catalog.is_pending(key)).await
+    }
+
     async fn is_needed(&self, segment: &SegmentName) -> Result<bool> {
         self.step("is_needed", self.catalog.is_needed(segment)).await
     }

@@ -237,7 +237,7 @@ impl Expiring {
         let now_ms = i64::try_from(now.expect("a clock").as_millis()).expect("a time");
         let retention = Duration::from_millis(u64::try_from(now_ms - between).expect("the past"));
         archive
-            .expire(retention, Duration::from_hours(24))
+            .expire(retention)
             .await
             .map(|_| ())
     }
