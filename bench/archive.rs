@@ -194,7 +194,10 @@ fn repeated(text: &str, sessions: usize) -> Result<Vec<String>, Failure> {
     let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
     let renamed = |at: usize| {
         let mut line: serde_json::Value = serde_json::from_str(lines[at % lines.len()])?;
-        let id = line["session"]["sessionId"].as_str().unwrap_or("session").to_owned();
+        let id = line["session"]["sessionId"]
+            .as_str()
+            .unwrap_or("session")
+            .to_owned();
         line["session"]["sessionId"] = format!("{id}.{}", at / lines.len()).into();
         Ok(line.to_string())
     };
@@ -210,7 +213,9 @@ fn made(at: usize) -> String {
     let words: Vec<&str> = WORDS.split_whitespace().collect();
     let mut state = at as u64 + 1;
     let mut chance = move |below: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % below
     };
     let turns = 6 + chance(19);
