@@ -45,7 +45,7 @@ const CHECKERS: usize = 6;
 const CONTINUOUS: [&str; 6] = [
     "archive_every=50ms",
     "archive_after=0s",
-    "archive_lease_ms=400",
+    "archive_lease_ms=1000",
     "archive_tidy_again_after=300ms",
     "archive_sweep_grace=0s",
     "log_filter=warn",
@@ -128,7 +128,7 @@ impl Fleet {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_any_number_of_kills_on_its_way_to_the_archive() {
     let mut random = Random::seeded();
-    let rounds = from_environment("COLLOQUY_TEST_KILL_ROUNDS", 12);
+    let rounds = from_environment("COLLOQUY_TEST_KILL_ROUNDS", 8);
     let replicas = match Store::chosen() {
         Store::Embedded => 1,
         Store::MongoDb => 2,

@@ -13,17 +13,13 @@ use crate::{
     talk::{events_path, session},
 };
 
-const SESSIONS: usize = 8;
+const SESSIONS: usize = 4;
 const EVENTS: usize = 30;
 
-/// A server that archives when told to, and gives up what it claimed soon.
-async fn server(folder: &Arc<Folder>, throttle: &str) -> Server {
-    let flags = [
-        "--set=archive_every=off",
-        "--set=archive_lease_ms=400",
-        &format!("--set={throttle}"),
-    ];
+/// A server that archives when told to.
+async fn server(folder: &Arc<Folder>, flags: &[&str]) -> Server {
     let backends = Store::MongoDb.flags(folder.path());
+    let flags = [&["--set=archive_every=off"], flags].concat();
     Server::start_on(Arc::clone(folder), &backends, &flags).await
 }
 
@@ -101,8 +97,12 @@ async fn pause(server: &Server) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archiver_that_wakes_after_its_lease_commits_nothing() {
     let folder = folder();
-    let other = server(&folder, "archive_sessions_per_s_max=0").await;
-    let paused = server(&folder, "archive_sessions_per_s_max=4").await;
+    let other = server(&folder, &[]).await;
+    let slow = [
+        "--set=archive_lease_ms=2000",
+        "--set=archive_sessions_per_s_max=1",
+    ];
+    let paused = server(&folder, &slow).await;
     for id in ids() {
         ended(&other, &id, EVENTS).await;
     }
@@ -137,8 +137,8 @@ async fn an_archiver_that_wakes_after_its_lease_commits_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archiver_that_wakes_after_a_restore_deletes_nothing_of_it() {
     let folder = folder();
-    let other = server(&folder, "archive_deletes_per_s_max=0").await;
-    let paused = server(&folder, "archive_deletes_per_s_max=60").await;
+    let other = server(&folder, &[]).await;
+    let paused = server(&folder, &["--set=archive_deletes_per_s_max=30"]).await;
     for id in ids() {
         ended(&other, &id, EVENTS).await;
     }
@@ -149,7 +149,7 @@ async fn an_archiver_that_wakes_after_a_restore_deletes_nothing_of_it() {
     assert_eq!(texts(&other).await, before);
     for id in ids() {
         expect(other.post(&format!("/v1/sessions/{id}/restore"), &json!({})), 200).await;
-        let patch = json!({"userId": "somebody else"});
+        let patch = json!({"userId": "somebody-else"});
         expect(other.patch(&format!("/v1/sessions/{id}"), &patch), 200).await;
     }
     assert_eq!(texts(&other).await, before);

@@ -3,10 +3,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use colloquy::archive::segment::{EVENTS_PREFIX, MANIFESTS_PREFIX, SESSIONS_PREFIX};
+use colloquy::{
+    archive::segment::{EVENTS_PREFIX, MANIFESTS_PREFIX, SESSIONS_PREFIX},
+    store::catalog::CATALOG_BATCH_MAX,
+};
 use serde_json::Value;
 
-use super::{Fleet, Place, remains::has_hot_copies, until};
+use super::{Fleet, Place, remains::hot_copies, until};
 use crate::{
     archive::succeed,
     backends::Store,
@@ -95,11 +98,17 @@ async fn read(server: &Server, id: &str) -> Pages {
 /// Lets the commands do what deaths and late events left to do.
 async fn tidy_up(folder: &Folder, ledger: &Ledger) {
     until("archived sessions have no hot events", async || {
-        succeed(folder, &["run", "--older-than", "0s"]);
+        let again = "--set=archive_tidy_again_after=0s";
+        let words = succeed(folder, &["run", "--older-than", "0s", again]);
         let place = Place::open(folder).await;
-        let hot = has_hot_copies(&place, ledger).await;
+        let hot = hot_copies(&place, ledger).await;
+        let standings = place.catalog.standings(&hot).await.expect("the store");
+        let untidy = place.catalog.untidy(CATALOG_BATCH_MAX).await.expect("the store");
         place.close().await;
-        !hot
+        if !hot.is_empty() {
+            println!("hot events are left of {standings:?}, to be looked at {untidy:?}, after {words}");
+        }
+        hot.is_empty()
     })
     .await;
     succeed(folder, &["sweep", "--grace", "0s"]);
@@ -109,7 +118,7 @@ async fn tidy_up(folder: &Folder, ledger: &Ledger) {
 }
 
 fn assert_good(verified: &str) {
-    assert!(verified.trim_end().ends_with("faults: 0"), "{verified}");
+    assert!(verified.contains("; faults: 0"), "{verified}");
 }
 
 /// Every object belongs to a segment that is whole and that pointers lead to, those of all archived sessions. Gives how many

@@ -141,7 +141,7 @@ impl Tally {
             // One whose sessions all moved away is not claimed either.
             committing |= place.catalog.is_needed(segment).await.expect("the store");
         }
-        let of = if has_hot_copies(place, ledger).await {
+        let of = if !hot_copies(place, ledger).await.is_empty() {
             &mut self.before_the_deletions
         } else if committing {
             &mut self.before_the_commit
@@ -192,19 +192,18 @@ fn ended(ledger: &Ledger) -> Vec<SessionKey> {
         .collect()
 }
 
-/// Whether an archived session has hot events.
-pub async fn has_hot_copies(place: &Place, ledger: &Ledger) -> bool {
+/// The archived sessions that have hot events.
+pub async fn hot_copies(place: &Place, ledger: &Ledger) -> Vec<SessionKey> {
+    let mut found = Vec::new();
     for some in ended(ledger).chunks(CATALOG_BATCH_MAX) {
         let standings = place.catalog.standings(some).await.expect("the store");
         let archived = some.iter().zip(standings);
         let archived = archived.filter(|(_, standing)| matches!(standing, Standing::Archived(_)));
         let archived: Vec<SessionKey> = archived.map(|(key, _)| key.clone()).collect();
         let hot = place.catalog.with_hot_events(&archived).await;
-        if !hot.expect("the store").is_empty() {
-            return true;
-        }
+        found.extend(hot.expect("the store"));
     }
-    false
+    found
 }
 
 /// Whether there is a session that ended, is hot, and can't be claimed: because somebody has.
