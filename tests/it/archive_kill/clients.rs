@@ -74,6 +74,10 @@ async fn restore(actor: &mut Actor, session: &str) {
     let answer = actor
         .post(session, &format!("/{session}/restore"), json!({}))
         .await;
+    // Where the machine is so busy that the claims of restores, too, run out before they are done.
+    if answer.body["code"] == "overloaded" {
+        return;
+    }
     actor.saw_session(&answer, session);
     if answer.status == 200 {
         assert_eq!(answer.body["archived"], false, "{}", answer.text);
