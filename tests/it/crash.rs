@@ -3,19 +3,16 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use reqwest::{Client, RequestBuilder};
-use serde_json::{Value, json};
-use tokio::{sync::watch, task::JoinSet, time::timeout};
+use serde_json::json;
+use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     backends::backend_flags,
+    clients::{Actor, Stage, go_on, numbered_apart},
     harness::{Server, colloquy, expect, expect_problem, folder},
     ledger::{Facts, Ledger},
     random::Random,
@@ -26,290 +23,25 @@ const CLIENTS: usize = 64;
 /// Sessions that come up in each round, by what befalls them: nothing, an end, an end, an erasure.
 const SESSIONS_A_ROUND: usize = 4;
 
-/// Event ids that all clients fight over, in each session.
-const CONTESTED_EVENTS: usize = 40;
-
-/// A bound that keeps a broken test from hanging.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn from_environment(name: &str, default: usize) -> usize {
+pub fn from_environment(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// What the clients share.
-struct Stage {
-    ledger: Ledger,
-    client: Client,
-    round: AtomicUsize,
-    answers: AtomicUsize,
-    over: AtomicBool,
-}
-
-/// The server of the moment: which one, and where.
-type Current = (usize, String);
-
-struct Actor {
-    stage: Arc<Stage>,
-    current: watch::Receiver<Current>,
-    random: Random,
-    name: String,
-    count: u64,
-    /// The last seq that this client got for an event of its own, by session.
-    last_seq: BTreeMap<String, i64>,
-}
-
-struct Answer {
-    /// What was known when the request left that was answered.
-    before: Facts,
-    status: u16,
-    body: Value,
-}
-
-impl Actor {
-    async fn act(mut self) {
-        while !self.stage.over.load(Ordering::Relaxed) {
-            let session = self.choose_session();
-            let kind = session.bytes().last().expect("a name");
-            match self.random.below(100) {
-                0..15 => self.open(&session).await,
-                15..40 => self.append_contested(&session).await,
-                40..55 => self.append_own(&session).await,
-                55..70 => self.append_batch(&session).await,
-                70..80 => self.patch(&session).await,
-                80..90 => self.read(&session).await,
-                90..92 if kind != b'0' => self.complete(&session).await,
-                92 if kind == b'3' => self.erase(&session).await,
-                _ => self.walk(&session).await,
-            }
-        }
-    }
-
-    /// Mostly of this round; late retries go to earlier ones.
-    fn choose_session(&mut self) -> String {
-        let rounds = self.stage.round.load(Ordering::Relaxed) + 1;
-        let round = match self.random.chance(70) {
-            true => rounds - 1,
-            false => self.random.below(rounds),
-        };
-        format!("s{round}-{}", self.random.below(SESSIONS_A_ROUND))
-    }
-
-    /// Sends the request until a server lives long enough to answer it.
-    async fn send(&mut self, session: &str, request: impl Fn(&Client, &str) -> RequestBuilder) -> Answer {
-        loop {
-            let (number, url) = self.current.borrow_and_update().clone();
-            let before = self.stage.ledger.known(session);
-            if let Ok(response) = request(&self.stage.client, &url).send().await {
-                let status = response.status().as_u16();
-                if let Ok(text) = response.text().await {
-                    assert!(status < 500, "{status}: {text}");
-                    self.stage.answers.fetch_add(1, Ordering::Relaxed);
-                    let body = serde_json::from_str(&text).unwrap_or_default();
-                    return Answer { before, status, body };
-                }
-            }
-            let next = timeout(PATIENCE, self.current.wait_for(|(next, _)| *next != number)).await;
-            next.expect("a connection broke, and no server had been killed")
-                .expect("servers to come");
-        }
-    }
-
-    async fn post(&mut self, session: &str, path: &str, body: Value) -> Answer {
-        self.send(session, |client, url| {
-            client.post(format!("{url}/v1/sessions{path}")).json(&body)
-        })
-        .await
-    }
-
-    fn refused(&self, answer: &Answer, session: &str, event: Option<&Value>) {
-        let code = answer.body["code"].as_str().expect("a code");
-        self.stage
-            .ledger
-            .sees_refusal(&answer.before, session, event, code);
-    }
-
-    fn saw_session(&self, answer: &Answer, session: &str) {
-        match answer.status {
-            200 | 201 => self.stage.ledger.sees_session(&answer.before, &answer.body),
-            _ => self.refused(answer, session, None),
-        }
-    }
-
-    async fn open(&mut self, session: &str) {
-        let answer = self.post(session, "", json!({"sessionId": session})).await;
-        assert!(answer.status != 404, "{}", answer.body);
-        self.saw_session(&answer, session);
-    }
-
-    async fn complete(&mut self, session: &str) {
-        self.count += 1;
-        let reason = format!("{}-{}", self.name, self.count);
-        let status = *self.random.pick(&["completed", "failed"]);
-        self.stage.ledger.sends_end(session, &reason);
-        let body = json!({"status": status, "reason": reason});
-        let answer = self.post(session, &format!("/{session}/complete"), body).await;
-        self.saw_session(&answer, session);
-    }
-
-    async fn patch(&mut self, session: &str) {
-        self.count += 1;
-        let (key, value) = (self.name.clone(), self.count);
-        self.stage.ledger.sends_metadata(session, &key, value);
-        let body = json!({"metadata": {&key: value}});
-        let answer = self
-            .send(session, |client, url| {
-                client.patch(format!("{url}/v1/sessions/{session}")).json(&body)
-            })
-            .await;
-        self.saw_session(&answer, session);
-        if answer.status == 200 {
-            assert_eq!(
-                answer.body["metadata"][&key], value,
-                "an acknowledged patch shows"
-            );
-            self.stage.ledger.metadata_acknowledged(session, &key, value);
-        }
-    }
-
-    async fn erase(&mut self, session: &str) {
-        // What was never opened leaves no tombstone, so erasing it says nothing about later.
-        if !self.stage.ledger.known(session).opened {
-            return;
-        }
-        self.stage.ledger.sends_erase(session);
-        let answer = self
-            .send(session, |client, url| {
-                client.delete(format!("{url}/v1/sessions/{session}"))
-            })
-            .await;
-        assert_eq!(answer.status, 204, "{}", answer.body);
-        self.stage.ledger.erase_acknowledged(session);
-    }
-
-    fn contested_event(&mut self) -> Value {
-        let id = self.random.below(CONTESTED_EVENTS);
-        let variant = usize::from(self.random.chance(10));
-        json!({"eventId": format!("e-{id}"), "type": "user_speech", "payload": {"said": id, "variant": variant}})
-    }
-
-    fn own_event(&mut self) -> Value {
-        self.count += 1;
-        let id = format!("{}-{}", self.name, self.count);
-        json!({"eventId": id, "type": "bot_speech", "payload": {"by": self.name, "said": "x".repeat(100)}})
-    }
-
-    async fn append_contested(&mut self, session: &str) {
-        let event = self.contested_event();
-        self.append(session, &event).await;
-    }
-
-    /// Nobody else sends this event, and this client sends its next one only after the acknowledgement.
-    async fn append_own(&mut self, session: &str) {
-        let event = self.own_event();
-        if let Some(seq) = self.append(session, &event).await {
-            self.seq_follows(session, seq);
-        }
-    }
-
-    fn seq_follows(&mut self, session: &str, seq: i64) {
-        let last = self.last_seq.insert(session.to_owned(), seq).unwrap_or(i64::MIN);
-        assert!(seq > last, "{session}: {seq} was given after {last}");
-    }
-
-    async fn append(&mut self, session: &str, event: &Value) -> Option<i64> {
-        self.stage.ledger.sends_event(session, event);
-        let answer = self
-            .post(session, &format!("/{session}/events"), event.clone())
-            .await;
-        match answer.status {
-            200 | 201 => {
-                assert_eq!(
-                    answer.body["payload"], event["payload"],
-                    "an acknowledgement of something else"
-                );
-                let created = answer.status == 201;
-                self.stage
-                    .ledger
-                    .sees_event(&answer.before, session, &answer.body, created);
-                answer.body["seq"].as_i64()
-            }
+async fn act(mut actor: Actor) {
+    while !actor.stage.over.load(Ordering::Relaxed) {
+        let (session, kind) = actor.choose_session(SESSIONS_A_ROUND);
+        let session = session.as_str();
+        match actor.random.below(100) {
+            0..15 => actor.open(session).await,
+            15..40 => actor.append_contested(session).await,
+            40..55 => actor.append_own(session).await,
+            55..70 => actor.append_batch(session).await,
+            70..80 => actor.patch(session).await,
+            80..90 => actor.read(session).await,
+            90..92 if kind != 0 => actor.complete(session).await,
+            92 if kind == 3 => actor.erase(session).await,
             _ => {
-                self.refused(&answer, session, Some(event));
-                None
-            }
-        }
-    }
-
-    async fn append_batch(&mut self, session: &str) {
-        let mut events = vec![self.own_event(), self.own_event()];
-        events.extend((0..3).map(|_| self.contested_event()));
-        for event in &events {
-            self.stage.ledger.sends_event(session, event);
-        }
-        let body = json!({"events": events});
-        let answer = self
-            .post(session, &format!("/{session}/events/batch"), body)
-            .await;
-        if answer.status != 200 {
-            return self.refused(&answer, session, None);
-        }
-        let outcomes = answer.body["outcomes"].as_array().expect("outcomes");
-        assert_eq!(outcomes.len(), events.len());
-        for (at, (event, outcome)) in events.iter().zip(outcomes).enumerate() {
-            let created = outcome["outcome"] == "created";
-            if !created && outcome["outcome"] != "replayed" {
-                let code = outcome["problem"]["code"].as_str().expect("a code");
-                self.stage
-                    .ledger
-                    .sees_refusal(&answer.before, session, Some(event), code);
-                continue;
-            }
-            let mut seen = event.clone();
-            for name in ["seq", "timestamp"] {
-                seen[name] = outcome[name].clone();
-            }
-            self.stage
-                .ledger
-                .sees_event(&answer.before, session, &seen, created);
-            if at < 2 {
-                self.seq_follows(session, outcome["seq"].as_i64().expect("a seq"));
-            }
-        }
-    }
-
-    async fn read(&mut self, session: &str) {
-        let path = format!("{session}?limit=1");
-        let answer = self
-            .send(session, |client, url| {
-                client.get(format!("{url}/v1/sessions/{path}"))
-            })
-            .await;
-        match answer.status {
-            200 => self
-                .stage
-                .ledger
-                .sees_session(&answer.before, &answer.body["session"]),
-            _ => self.refused(&answer, session, None),
-        }
-    }
-
-    async fn walk(&mut self, session: &str) {
-        let (mut seen, mut cursor, mut begun) = (Vec::new(), String::new(), None);
-        loop {
-            let path = format!("{session}/events?limit=100{cursor}");
-            let answer = self
-                .send(session, |client, url| {
-                    client.get(format!("{url}/v1/sessions/{path}"))
-                })
-                .await;
-            if answer.status != 200 {
-                return self.refused(&answer, session, None);
-            }
-            let before = begun.get_or_insert(answer.before);
-            seen.extend(answer.body["events"].as_array().expect("events").clone());
-            match answer.body["pagination"]["nextCursor"].as_str() {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => return self.stage.ledger.sees_all_events(before, session, &seen),
+                actor.walk(session, &format!("{session}/events?limit=100")).await;
             }
         }
     }
@@ -333,47 +65,30 @@ async fn what_was_acknowledged_survives_any_number_of_kills_exactly_once() {
     let mut random = Random::seeded();
     let rounds = from_environment("COLLOQUY_TEST_CRASH_ROUNDS", 10);
     let clients = from_environment("COLLOQUY_TEST_CRASH_CLIENTS", CLIENTS);
-    let stage = Arc::new(Stage {
-        ledger: Ledger::default(),
-        client: Client::builder().timeout(PATIENCE).build().expect("a client"),
-        round: AtomicUsize::new(0),
-        answers: AtomicUsize::new(0),
-        over: AtomicBool::new(false),
-    });
+    let stage = Stage::new();
     let folder = folder();
     let mut server = Server::start_in(Arc::clone(&folder), &[]).await;
-    let (place, current) = watch::channel((0, server.url("")));
+    let (place, current) = watch::channel(vec![Some((0, server.url("")))]);
     let mut actors = JoinSet::new();
     for at in 0..clients {
-        let actor = Actor {
-            stage: Arc::clone(&stage),
-            current: current.clone(),
-            random: random.fork(),
-            name: format!("c{at}"),
-            count: 0,
-            last_seq: BTreeMap::new(),
-        };
-        actors.spawn(actor.act());
+        actors.spawn(act(Actor::new(&stage, &current, format!("c{at}"), random.fork())));
     }
     for round in 1..=rounds {
         // Killed after so many answers rather than so much time, so that a slow machine sees as much as a fast one.
         let enough = stage.answers.load(Ordering::Relaxed) + 1 + random.below(600);
         while stage.answers.load(Ordering::Relaxed) < enough {
-            match timeout(Duration::from_millis(1), actors.join_next()).await {
-                Err(_) => {}
-                Ok(gone) => gone.expect("clients").expect("a client's check failed"),
-            }
+            go_on(&mut actors).await;
         }
+        place.send_replace(vec![None]);
         server.kill();
         stage.round.store(round, Ordering::Relaxed);
         if random.chance(30) {
             kill_a_starting_one(folder.path(), &mut random);
         }
         server = Server::start_in(Arc::clone(&folder), &[]).await;
-        place.send((round, server.url(""))).expect("clients");
+        place.send_replace(vec![Some((round, server.url("")))]);
     }
-    stage.over.store(true, Ordering::Relaxed);
-    actors.join_all().await;
+    stage.end(actors).await;
     server.kill();
     let server = Server::start_in(folder, &[]).await;
     let sessions = stage.ledger.sessions();
@@ -418,6 +133,7 @@ async fn check_session(server: &Server, ledger: &Ledger, id: &str, facts: &Facts
         }
     }
     ledger.sees_all_events(facts, id, &seen);
+    numbered_apart(id, &seen);
     // A late retry of what is stored is a replay, whatever became of the session.
     for event in seen.iter().step_by(7) {
         let retry = json!({"eventId": event["eventId"], "type": event["type"], "payload": event["payload"]});

@@ -1,8 +1,9 @@
 //! The integration tests: one binary, one file a subject. They drive the real `colloquy` over HTTP and its command
-//! line; nothing here reaches into the library but for the conformance suites of stores and objects, the configuration
-//! and the group commit, whose store must fail on demand. `backends` says how to run them on another store.
+//! line; nothing here reaches into the library but for the conformance suites of stores and objects, the configuration,
+//! the group commit, whose store must fail on demand, and a look at what a killed archiver left. `backends` says how to run them on another store.
 
 mod backends;
+mod clients;
 mod conversations;
 mod harness;
 mod ledger;
@@ -13,6 +14,7 @@ mod wire;
 
 mod archive;
 mod archive_faults;
+mod archive_kill;
 mod bad_bodies;
 mod bad_json;
 mod bad_requests;

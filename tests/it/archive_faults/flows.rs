@@ -236,10 +236,7 @@ impl Expiring {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let now_ms = i64::try_from(now.expect("a clock").as_millis()).expect("a time");
         let retention = Duration::from_millis(u64::try_from(now_ms - between).expect("the past"));
-        archive
-            .expire(retention)
-            .await
-            .map(|_| ())
+        archive.expire(retention).await.map(|_| ())
     }
 
     fn expired(world: &World) -> World {
