@@ -15,7 +15,7 @@ use colloquy::{
     app,
     archive::{Progress, RunRequest, Trigger},
     config::{Config, Sources},
-    domain::{Conversation, End, Limit, SessionKey, Tenant, conversation},
+    domain::{Conversation, Limit, SessionKey, Tenant, conversation},
     service::{PageQuery, Service},
 };
 use flate2::{Compression, write::GzEncoder};
@@ -152,7 +152,7 @@ async fn load_one(service: Service, conversation: Conversation) -> Result<(Sessi
         line.push(b'\n');
     }
     gzip.write_all(&line)?;
-    let end = conversation.end.unwrap_or_else(End::default);
+    let end = conversation.end.unwrap_or_default();
     service.complete(&key, &end).await?;
     Ok((key, gzip.finish()?.len() as u64))
 }

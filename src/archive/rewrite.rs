@@ -8,7 +8,6 @@ use std::{collections::HashSet, fmt, sync::Arc};
 
 use super::{
     Archive, Progress,
-    objects::ObjectErrorKind,
     run::{Work, stopped},
     segment::{events_path, manifest_path, sessions_path},
 };
@@ -82,7 +81,7 @@ impl Archive {
             if self.is_stopping() {
                 return Err(stopped());
             }
-            let members = match self.exists(segment).await? {
+            let members = match self.has(&sessions_path(segment)).await? {
                 true => self.members(segment).await?,
                 false => Vec::new(),
             };
@@ -91,14 +90,6 @@ impl Archive {
             if before == 0 || packed.sessions == 0 {
                 return self.delete_segment(segment).await;
             }
-        }
-    }
-
-    async fn exists(&self, segment: &SegmentName) -> Result<bool> {
-        match self.0.objects.head(&sessions_path(segment)).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind == ObjectErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error.into()),
         }
     }
 

@@ -13,10 +13,13 @@ use super::{
     Archive, ms, now,
     objects::{ObjectErrorKind, ObjectMeta},
     run::stopped,
-    segment::{EVENTS_PREFIX, MANIFESTS_PREFIX, SESSIONS_PREFIX, manifest_path, segment_of},
+    segment::{
+        EVENTS_PREFIX, MANIFESTS_PREFIX, SESSIONS_PREFIX, events_path, manifest_path, segment_of,
+        sessions_path,
+    },
 };
 use crate::{
-    domain::{Result, SegmentName, SessionKey},
+    domain::{Kind, Result, SegmentName, SessionKey},
     store::catalog::{CATALOG_BATCH_MAX, Standing},
 };
 
@@ -35,7 +38,7 @@ pub struct Swept {
     pub notes: u64,
     /// Objects where only segments should be, left alone.
     pub strangers: u64,
-    /// Segments with sessions that the store does not know, left alone.
+    /// Segments with sessions that the store does not know, or that can't be read, left alone.
     pub unknown: u64,
 }
 
@@ -117,11 +120,21 @@ impl Archive {
         Ok(())
     }
 
-    /// Whether the store knows every session of a segment; of one that is not whole there is nothing to know.
+    /// Whether the store knows every session of a segment. Where there is no manifest, or nothing but one, there is
+    /// nothing to know; what can't be read is for a person to look at.
     async fn is_known(&self, segment: &SegmentName) -> Result<bool> {
-        if !self.is_sealed(segment).await? {
+        let is_whole = self.has(&manifest_path(segment)).await?;
+        if !is_whole || !(self.has(&sessions_path(segment)).await? || self.has(&events_path(segment)).await?)
+        {
             return Ok(true);
         }
+        match self.knows_all_of(segment).await {
+            Err(error) if error.kind() == Kind::ArchiveDamaged => Ok(false),
+            known => known,
+        }
+    }
+
+    async fn knows_all_of(&self, segment: &SegmentName) -> Result<bool> {
         let mut rows = self.0.reader.sessions(segment).await?;
         let mut keys = Vec::with_capacity(CATALOG_BATCH_MAX);
         loop {
@@ -146,9 +159,9 @@ impl Archive {
         }
     }
 
-    /// Whether the segment has a manifest.
-    pub(super) async fn is_sealed(&self, segment: &SegmentName) -> Result<bool> {
-        match self.0.objects.head(&manifest_path(segment)).await {
+    /// Whether there is such an object.
+    pub(super) async fn has(&self, path: &str) -> Result<bool> {
+        match self.0.objects.head(path).await {
             Ok(_) => Ok(true),
             Err(error) if error.kind == ObjectErrorKind::NotFound => Ok(false),
             Err(error) => Err(error.into()),

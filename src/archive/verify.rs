@@ -2,7 +2,11 @@
 
 use std::{collections::HashMap, fmt};
 
-use super::{Archive, run::stopped, segment::SessionRow};
+use super::{
+    Archive,
+    run::stopped,
+    segment::{SessionRow, manifest_path},
+};
 use crate::{
     domain::{Error, Kind, Result, SegmentName, SessionKey},
     store::catalog::{CATALOG_BATCH_MAX, Standing},
@@ -112,7 +116,7 @@ impl Archive {
         if error.kind() != Kind::ArchiveDamaged {
             return Err(error);
         }
-        if self.0.catalog.is_needed(segment).await? || self.is_sealed(segment).await? {
+        if self.0.catalog.is_needed(segment).await? || self.has(&manifest_path(segment)).await? {
             let source = std::error::Error::source(&error).map(ToString::to_string);
             let what = source.map_or_else(
                 || error.detail().to_owned(),
@@ -196,7 +200,7 @@ impl Archive {
                     ),
                     // Told already where it could not be read; else it was written after the others were listed.
                     None if verified.faults.iter().any(|fault| fault.segment == segment) => {}
-                    None if self.is_sealed(&segment).await? => {}
+                    None if self.has(&manifest_path(&segment)).await? => {}
                     None => verified.blame(
                         &segment,
                         format!("{pointers} sessions point to it, and it is not there"),

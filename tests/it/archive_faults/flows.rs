@@ -336,7 +336,7 @@ impl Flow for Rebuilding {
         let gone = world.catalog.session(&key("short")).await;
         assert_eq!(
             gone.map_err(|error| error.kind()),
-            Err(Kind::SessionNotFound),
+            Err(Kind::SessionErased),
             "{what}"
         );
         world.assert_reads(what).await;
