@@ -34,6 +34,10 @@ dev: engines ## MongoDB, Redis, an S3 server and two servers of colloquy on them
 	cargo build --locked
 	@deploy/dev.sh
 
+.PHONY: bench-archive
+bench-archive: ## what archiving costs and saves, on the embedded default; bench/archive.rs says how on other backends
+	cargo bench --locked --bench archive
+
 .PHONY: tools
 tools: ## install the pinned check tools that are missing
 	@$(tools)

@@ -1,7 +1,8 @@
-//! What archiving costs and saves, and how reading is afterwards. `make bench-archive` runs it on the embedded default and on
-//! MongoDB with an S3 server; the numbers in `docs/decisions/0007-archive.md` are what it prints.
+//! What archiving costs and saves, and how reading is afterwards. `make bench-archive` runs it on the embedded default; the
+//! numbers in `docs/decisions/0007-archive.md` are what it prints.
 //!
-//! It takes the configuration's flags after `--`, as `KEY=VALUE`, and `sessions=N`, `conversations=FILE` (JSON Lines, as for an
+//! It takes keys of the configuration after `--`, as `KEY=VALUE`: with `store=mongodb://…`, `archive=s3://…` and
+//! `archive_s3_endpoint=http://…` it runs on those, such as `make dev` starts. And `sessions=N`, `conversations=FILE` (JSON Lines, as for an
 //! import) for what to archive: by default, conversations of its own making.
 
 use std::{

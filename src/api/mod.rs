@@ -15,7 +15,7 @@
 use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make_sync};
 use poem_openapi::OpenApiService;
 
-mod admin;
+pub mod admin;
 pub mod answer;
 pub mod body;
 pub mod envelope;

@@ -1,7 +1,7 @@
 //! An archived session as its readers see it, which is as before.
 //!
 //! What was acknowledged is in the copy that the pointer leads to, or among the hot events that the store gave along with
-//! the pointer ([`HotEvents`](crate::store::HotEvents)). Most of the time there are none of those; there are some while a run is
+//! the pointer ([`HotEvents`]). Most of the time there are none of those; there are some while a run is
 //! between its commit and its deletions, after it died there, and where an event came late. So a read is the union of the
 //! two. Where both have an event, the archived one is the event: a hot one that differs from it was never
 //! acknowledged.

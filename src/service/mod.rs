@@ -25,7 +25,7 @@ use crate::{
 pub mod clock;
 pub mod events;
 pub mod group_commit;
-mod idle;
+pub mod idle;
 pub mod reading;
 pub mod sessions;
 pub mod writing;

@@ -1,4 +1,4 @@
-//! What the archive asks of this store: [`Catalog`](crate::store::catalog::Catalog), one document a statement like all
+//! What the archive asks of this store: [`Catalog`], one document a statement like all
 //! else here.
 //!
 //! - `claims`: who may archive or restore a session at the moment.
