@@ -50,6 +50,14 @@ fn operations() -> Vec<(Method, &'static str, Value, u16)> {
         (Method::PATCH, session, json!({"metadata": {"plan": "gold"}}), 200),
         (Method::GET, "/v1/sessions", Value::Null, 200),
         (Method::POST, "/v1/sessions/{sessionId}/complete", json!({}), 200),
+        (Method::POST, "/v1/sessions/{sessionId}/restore", Value::Null, 200),
+        (
+            Method::POST,
+            "/v1/admin/archive/runs",
+            json!({"olderThan": "0s"}),
+            202,
+        ),
+        (Method::GET, "/v1/admin/archive/runs", Value::Null, 200),
         (Method::DELETE, session, Value::Null, 204),
     ]
 }
