@@ -174,8 +174,8 @@ def lose_and_rebuild(colloquy: Colloquy, before: Answers) -> None:
     tell("rebuild: " + colloquy.command("archive", "rebuild"))
     with colloquy.serve() as server:
         same("answers of the API, rebuilt and before", Answers(server).pages, before.pages)
-        # Their notes lie in the archive, and make tombstones again.
-        ask_for_the_erased(server, 410)
+        # No copy is left of them, and the tombstones were lost with the store.
+        ask_for_the_erased(server, 404)
     tell("verify: " + colloquy.command("archive", "verify"))
     tell(f"the store is as it was: {len(before.pages)} pages of {len(before.sessions)} sessions, byte for byte")
 
