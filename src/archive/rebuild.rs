@@ -8,7 +8,14 @@ use std::fmt;
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 
-use super::{Archive, erasures::Erasures, ms, now, run::stopped, segment::SessionRow, verify::Fault};
+use super::{
+    Archive,
+    erasures::Erasures,
+    ms, now,
+    run::stopped,
+    segment::{MANIFESTS_PREFIX, SessionRow, segment_of},
+    verify::Fault,
+};
 use crate::{
     domain::{Kind, Result, SegmentName, SessionKey},
     store::catalog::{Adopted, Archived},
@@ -64,14 +71,9 @@ impl Archive {
     pub async fn rebuild(&self, on_segment: &(dyn Fn(&Rebuilt) + Sync)) -> Result<Rebuilt> {
         let mut rebuilt = Rebuilt::default();
         let erasures = self.erasures().await?;
-        let mut after = None;
-        loop {
-            let segments = self.sealed(after.as_deref()).await?;
-            let Some((last, _)) = segments.last() else {
-                return Ok(rebuilt);
-            };
-            after = Some(last.clone());
-            for (_, segment) in segments {
+        let mut manifests = self.listing(MANIFESTS_PREFIX);
+        while let Some(objects) = manifests.next().await? {
+            for segment in objects.iter().filter_map(|object| segment_of(&object.path)) {
                 match self.rebuild_segment(&segment, &erasures, &mut rebuilt).await {
                     Ok(()) => rebuilt.segments += 1,
                     Err(error) if error.kind() == Kind::ArchiveDamaged => rebuilt.faults.push(Fault {
@@ -83,6 +85,7 @@ impl Archive {
                 on_segment(&rebuilt);
             }
         }
+        Ok(rebuilt)
     }
 
     async fn rebuild_segment(
@@ -117,22 +120,20 @@ impl Archive {
         }
     }
 
-    /// An erased one is erased once more, so that it is refused again, and that its bytes are known and go.
+    /// One that was erased is never there, not for a moment: its id is refused, and its bytes are known and go.
     async fn adopt(&self, key: SessionKey, row: SessionRow, is_erased: bool) -> Result<Adopted> {
         let archived = Archived {
             key,
             epoch: row.epoch,
             pointer: row.pointer,
         };
-        let adopting = self.0.catalog.adopt(&archived, &row.session);
         let adopting = async {
-            let adopted = adopting.await?;
-            if is_erased && adopted == Adopted::Created {
+            if is_erased {
                 let forget_at = now().saturating_add_ms(ms(self.0.options.tombstone));
-                self.0.catalog.erase(&archived.key, forget_at).await?;
+                self.0.catalog.adopt_erased(&archived, forget_at).await?;
                 return Ok(Adopted::Kept);
             }
-            Ok(adopted)
+            self.0.catalog.adopt(&archived, &row.session).await
         };
         self.changing(&[&archived.key], adopting).await
     }

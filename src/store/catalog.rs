@@ -201,6 +201,11 @@ pub trait Catalog: Store {
     /// An older copy's segment goes to `left`, and so does this one's where a newer copy is there.
     async fn adopt(&self, archived: &Archived, session: &Session) -> Result<Adopted>;
 
+    /// Takes in a copy that was found of a session that had been erased before the store was lost: nobody sees it for
+    /// a moment. What is not there becomes a tombstone until `forget_at`, and so does what a pointer to this very copy
+    /// leads to; of anything else, the copy's segment goes to `left`.
+    async fn adopt_erased(&self, archived: &Archived, forget_at: Timestamp) -> Result<()>;
+
     /// Ends a session that has not ended and was neither opened nor appended to since `idle_since`, by the server's
     /// clock; says what it is then, `None` where it was not so. The end is `completed`, `now`, with `reason`.
     async fn end_if_idle(

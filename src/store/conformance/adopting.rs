@@ -1,7 +1,7 @@
 //! Adoption: when the store was lost, what the archive holds makes it again, in any order and any number of times.
 
 use colloquy::{
-    domain::{Pointer, Session, SessionKey, Status},
+    domain::{Kind, Pointer, Session, SessionKey, Status},
     store::catalog::{Adopted, Archived, Claim, Standing},
 };
 
@@ -135,4 +135,52 @@ pub async fn an_adopted_session_can_be_restored(subject: &dyn CatalogSubject) {
     let late = catalog.adopt(&copy(&key, 4), &stub("s")).await.unwrap();
     assert_eq!(late, Adopted::Kept);
     assert_eq!(standing(&catalog, &key).await, Standing::Archived(again));
+}
+
+pub async fn an_erased_copy_is_a_tombstone_from_the_first(subject: &dyn CatalogSubject) {
+    let ((catalog, store), key) = (both(subject).await, key("s"));
+    let copies = [copy(&key, 5), copy(&key, 3)];
+    for copy in copies.iter().chain(&copies) {
+        catalog.adopt_erased(copy, at(99_000)).await.unwrap();
+        assert_eq!(standing(&catalog, &key).await, Standing::Erased);
+    }
+    assert_eq!(store.session(&key).await.unwrap_err().kind(), Kind::SessionErased);
+    let opened = store.open(&key.tenant, session("s"), at(1)).await;
+    assert_eq!(opened.unwrap_err().kind(), Kind::SessionErased);
+    // And it stands until its bytes are gone.
+    let opened = store.open(&key.tenant, session("s"), at(99_001)).await;
+    assert_eq!(opened.unwrap_err().kind(), Kind::SessionErased);
+    let mut segments = copies.map(|copy| copy.pointer.segment);
+    segments.sort_by_key(ToString::to_string);
+    assert_eq!(pending(&catalog).await, (1, segments.to_vec()));
+    for segment in &segments {
+        assert!(!catalog.is_needed(segment).await.unwrap());
+        catalog.forget_segment(segment).await.unwrap();
+    }
+    let opened = store.open(&key.tenant, session("s"), at(99_001)).await.unwrap();
+    assert!(opened.created);
+}
+
+pub async fn an_erased_copy_takes_nothing_but_what_points_to_it(subject: &dyn CatalogSubject) {
+    let (catalog, store) = both(subject).await;
+    // From a backup that was made before it was erased.
+    let known = copy(&key("known"), 5);
+    catalog.adopt(&known, &stub("known")).await.unwrap();
+    catalog.adopt_erased(&known, at(99_000)).await.unwrap();
+    assert_eq!(standing(&catalog, &key("known")).await, Standing::Erased);
+    // The id was used again after the erasure.
+    let newer = copy(&key("newer"), 9);
+    catalog.adopt(&newer, &stub("newer")).await.unwrap();
+    ended(&store, &key("hot")).await;
+    for id in ["newer", "hot"] {
+        let older = copy(&key(id), 5);
+        let before = standing(&catalog, &key(id)).await;
+        catalog.adopt_erased(&older, at(99_000)).await.unwrap();
+        assert_eq!(standing(&catalog, &key(id)).await, before);
+        store.session(&key(id)).await.unwrap();
+        assert!(!catalog.is_pending(&key(id)).await.unwrap());
+        store.erase(&key(id), at(99_000)).await.unwrap();
+        let (_, segments) = pending(&catalog).await;
+        assert!(segments.contains(&older.pointer.segment), "{id}");
+    }
 }

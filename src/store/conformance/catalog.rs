@@ -79,7 +79,9 @@ macro_rules! catalog_conformance {
                 an_adopted_session_is_as_it_was_archived,
                 a_newer_copy_wins_in_any_order,
                 nothing_is_adopted_over_a_hot_session_or_a_tombstone,
-                an_adopted_session_can_be_restored;
+                an_adopted_session_can_be_restored,
+                an_erased_copy_is_a_tombstone_from_the_first,
+                an_erased_copy_takes_nothing_but_what_points_to_it;
             idling:
                 a_session_in_use_is_not_ended,
                 an_idle_session_is_ended_once,

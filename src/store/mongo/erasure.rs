@@ -66,15 +66,7 @@ pub(super) async fn erase(
 /// Puts a tombstone in the session's place; `None` when there is no session.
 async fn bury(call: &Call, key: &SessionKey, forget_at: Timestamp) -> Result<Option<Tombstone>> {
     let filter = doc! { "_id": keys::of_session(key), "erased": { "$exists": false } };
-    // `$$NOW` is the database's clock, and a field that the session lacks stays away.
-    let tombstone = doc! {
-        "_id": "$_id",
-        "erased": { "at": "$$NOW", "forgetAt": { "$literal": date(forget_at) } },
-        "life": "$life",
-        "sweepAt": "$$NOW",
-        "epoch": "$epoch",
-        "left": archive::left_with(vec!["$archive.segment".into(), "$claim.owner".into()]),
-    };
+    let tombstone = tombstone(forget_at);
     let sessions = call.sessions();
     let buried = call
         .run(move |attempt| {
@@ -97,6 +89,19 @@ async fn bury(call: &Call, key: &SessionKey, forget_at: Timestamp) -> Result<Opt
         None => Ok(None),
         Some(Stored::Tombstone(tombstone)) => Ok(Some(tombstone)),
         Some(Stored::Session(..)) => Err(Fault::Stored("tombstone")),
+    }
+}
+
+/// What takes the place of a session, in terms of what the session was.
+pub(super) fn tombstone(forget_at: Timestamp) -> Document {
+    // `$$NOW` is the database's clock, and a field that the session lacks stays away.
+    doc! {
+        "_id": "$_id",
+        "erased": { "at": "$$NOW", "forgetAt": { "$literal": date(forget_at) } },
+        "life": "$life",
+        "sweepAt": "$$NOW",
+        "epoch": "$epoch",
+        "left": archive::left_with(vec!["$archive.segment".into(), "$claim.owner".into()]),
     }
 }
 

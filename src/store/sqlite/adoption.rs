@@ -5,6 +5,7 @@ use rusqlite::{Connection, params};
 
 use super::{
     entries::{self, State},
+    erasure,
     fault::Result,
     leftovers, sessions,
 };
@@ -17,8 +18,11 @@ const ADOPT: &str = "UPDATE sessions SET user_id = ?, status = ?, language = ?, 
      ended_at = ?, end_reason = ?, version = ?, archived = 1, epoch = ?, segment = ?, first_row = ?, rows = ?, \
      claim_owner = NULL, claim_until = NULL WHERE id = ?";
 
+const ADOPT_ERASED: &str = "INSERT INTO sessions (tenant, session_id, version, archived, epoch, forget_at) \
+     VALUES (?, ?, 0, 0, ?, ?)";
+
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[ADOPT];
+pub(super) const STATEMENTS: &[&str] = &[ADOPT, ADOPT_ERASED];
 
 pub(super) fn adopt(connection: &Connection, archived: &Archived, session: &Session) -> Result<Adopted> {
     let Some(entry) = entries::find(connection, &archived.key)? else {
@@ -38,6 +42,22 @@ pub(super) fn adopt(connection: &Connection, archived: &Archived, session: &Sess
             leftovers::keep(connection, &entry, &archived.pointer.segment)?;
             Ok(Adopted::Kept)
         }
+    }
+}
+
+pub(super) fn adopt_erased(connection: &Connection, archived: &Archived, forget_at: Timestamp) -> Result<()> {
+    let Archived { key, epoch, pointer } = archived;
+    if entries::find(connection, key)?.is_none() {
+        let values = params![key.tenant.as_str(), key.id.as_str(), epoch, forget_at.unix_ms()];
+        connection.prepare_cached(ADOPT_ERASED)?.execute(values)?;
+    }
+    match entries::find(connection, key)? {
+        // Upkeep deletes the events, should there be any.
+        Some(entry) if entry.pointer() == Some(pointer) => {
+            erasure::bury(connection, key, forget_at).map(|_| ())
+        }
+        Some(entry) => leftovers::keep(connection, &entry, &pointer.segment),
+        None => Ok(()),
     }
 }
 

@@ -190,6 +190,12 @@ impl Catalog for SqliteStore {
         self.writer.write(bytes, work).await
     }
 
+    async fn adopt_erased(&self, archived: &Archived, forget_at: Timestamp) -> Result<()> {
+        let archived = archived.clone();
+        let work = move |connection: &_| adoption::adopt_erased(connection, &archived, forget_at);
+        self.writer.write(0, work).await
+    }
+
     async fn end_if_idle(
         &self,
         key: &SessionKey,

@@ -238,6 +238,11 @@ impl Catalog for FaultyCatalog {
         self.step(format!("adopt {}", session.id), call).await
     }
 
+    async fn adopt_erased(&self, archived: &Archived, forget_at: Timestamp) -> Result<()> {
+        let call = self.catalog.adopt_erased(archived, forget_at);
+        self.step(format!("adopt erased {}", archived.key.id), call).await
+    }
+
     async fn end_if_idle(
         &self,
         key: &SessionKey,

@@ -286,6 +286,7 @@ async fn archive_everything(catalog: &Arc<dyn Catalog>) {
             )
             .await
             .unwrap();
+        catalog.adopt_erased(&found, at(9_000)).await.unwrap();
     }
     open(&store, "idle").await;
     append(&store, event("idle", "e", 1)).await.unwrap();

@@ -157,6 +157,11 @@ impl Catalog for MongoStore {
         Ok(restore::adopt(&call, archived, session).await?)
     }
 
+    async fn adopt_erased(&self, archived: &Archived, forget_at: Timestamp) -> domain::Result<()> {
+        let call = self.calls.begin().await?;
+        Ok(restore::adopt_erased(&call, archived, forget_at).await?)
+    }
+
     async fn end_if_idle(
         &self,
         key: &SessionKey,

@@ -16,6 +16,7 @@ use crate::{
             bulk::Bulk,
             call::Call,
             documents::{self, Bookkeeping, Fields, Stored, date},
+            erasure,
             fault::{Fault, Result},
             keys::{self, Life},
         },
@@ -187,6 +188,47 @@ pub(super) async fn adopt(call: &Call, archived: &Archived, session: &Session) -
         }
     }
     Err(Fault::Contended)
+}
+
+pub(super) async fn adopt_erased(call: &Call, archived: &Archived, forget_at: Timestamp) -> Result<()> {
+    for round in 0..ROUNDS_MAX {
+        if round > 0 {
+            call.pause(round.min(3)).await?;
+        }
+        if bury(call, archived, forget_at).await? || leave(call, archived).await? {
+            return Ok(());
+        }
+    }
+    Err(Fault::Contended)
+}
+
+/// Puts a tombstone in place of nothing, or of the session that points to this very copy; says whether it did.
+async fn bury(call: &Call, archived: &Archived, forget_at: Timestamp) -> Result<bool> {
+    // What an upsert makes has these fields, so that the tombstone takes its epoch and segment from them either way.
+    let filter = doc! {
+        "_id": keys::of_session(&archived.key),
+        "archive.segment": archived.pointer.segment.to_string(),
+        "epoch": archived.epoch,
+    };
+    let (sessions, tombstone) = (call.sessions(), erasure::tombstone(forget_at));
+    let buried = call.run(move |_| {
+        let (sessions, filter) = (sessions.clone(), filter.clone());
+        let change = vec![doc! { "$replaceWith": &tombstone }];
+        async move {
+            sessions
+                .update_one(filter, change)
+                .upsert(true)
+                .hint(Hint::Name("_id_".to_owned()))
+                .comment(Bson::from("colloquy: adopt"))
+                .await?;
+            Ok(())
+        }
+    });
+    match buried.await {
+        Ok(()) => Ok(true),
+        Err(fault) if fault.is_duplicate() => Ok(false),
+        Err(fault) => Err(fault),
+    }
 }
 
 /// The document of a session that is known from the archive alone.
