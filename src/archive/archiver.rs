@@ -25,10 +25,7 @@ use super::{
     segment::{SegmentWriter, Written},
 };
 use crate::{
-    domain::{
-        Error, Event, EventFilter, EventPosition, EventQuery, Kind, Limit, Order, Page, Pointer, Result,
-        SegmentName, Session, SessionKey,
-    },
+    domain::{Error, Event, Kind, Page, Pointer, Result, SegmentName, Session, SessionKey},
     store::catalog::{Archived, CATALOG_BATCH_MAX, Claim, Claimed, Commit},
 };
 
@@ -209,18 +206,6 @@ impl Archive {
         };
         let read = read.await;
         (claimed, read)
-    }
-
-    async fn read_page(&self, key: &SessionKey, after: Option<EventPosition>) -> Result<Page<Event>> {
-        let query = EventQuery {
-            filter: EventFilter::default(),
-            order: Order::Ascending,
-            after,
-            limit: Limit::MAX,
-            payload_bytes_max: self.0.options.page_payload_bytes_max,
-        };
-        let hot = self.0.catalog.events(key, &query).await?;
-        self.page(key, &query, hot).await
     }
 
     /// Phase 3, of one session; reads on where its first page was not all.

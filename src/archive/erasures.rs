@@ -15,16 +15,13 @@ use super::{
 };
 use crate::{
     domain::{Day, Error, Kind, Result, SegmentName, SessionKey, Timestamp, json::ObjectWriter},
-    store::catalog::{CATALOG_BATCH_MAX, Standing},
+    store::catalog::Standing,
 };
 
 /// How far clocks of processes may be apart.
 const CLOCKS_APART_MAX: Duration = Duration::from_hours(1);
 
 const PREFIX: &str = "erased/";
-
-/// Notes read from one listing.
-const LISTING_MAX: usize = 1_000;
 
 fn path(key: &SessionKey, at: Timestamp) -> String {
     format!("{PREFIX}{}/{}/{}", key.tenant, key.id, Day::of(at))
@@ -64,19 +61,20 @@ impl Archive {
         object.plain("erasedAt", at);
         object.end();
         let path = path(key, at);
-        let put = self.0.objects.put(&path, Bytes::from(note));
-        match self.in_time(async { Ok(put.await) }).await? {
-            Err(error) if error.kind == ObjectErrorKind::AlreadyExists => Ok(()),
-            outcome => Ok(outcome?),
-        }
+        let put = async {
+            match self.0.objects.put(&path, Bytes::from(note)).await {
+                Err(error) if error.kind == ObjectErrorKind::AlreadyExists => Ok(()),
+                outcome => Ok(outcome?),
+            }
+        };
+        self.in_time(put).await
     }
 
     /// Reads all notes.
     pub(super) async fn erasures(&self) -> Result<Erasures> {
         let mut erasures = HashMap::new();
-        let mut after: Option<String> = None;
-        loop {
-            let notes = self.0.objects.list(PREFIX, after.as_deref(), LISTING_MAX).await?;
+        let mut listing = self.listing(PREFIX);
+        while let Some(notes) = listing.next().await? {
             for note in &notes {
                 let Some(key) = session(&note.path) else { continue };
                 let text = self.0.objects.get(&note.path, ByteRange::All).await?;
@@ -89,22 +87,15 @@ impl Archive {
                 let last = erasures.entry(key).or_insert(at);
                 *last = at.max(*last);
             }
-            match notes.last().filter(|_| notes.len() == LISTING_MAX) {
-                Some(last) => after = Some(last.path.clone()),
-                None => return Ok(Erasures(erasures)),
-            }
         }
+        Ok(Erasures(erasures))
     }
 
     /// Deletes the notes of sessions whose tombstone is gone; gives how many.
     pub(super) async fn drop_notes(&self) -> Result<usize> {
-        let (mut dropped, mut after) = (0, None::<String>);
-        loop {
-            let notes = self
-                .0
-                .objects
-                .list(PREFIX, after.as_deref(), CATALOG_BATCH_MAX)
-                .await?;
+        let mut dropped = 0;
+        let mut listing = self.listing(PREFIX);
+        while let Some(notes) = listing.next().await? {
             let known = notes.iter().filter_map(|note| Some((note, session(&note.path)?)));
             let (notes_known, keys): (Vec<_>, Vec<_>) = known.unzip();
             let standings = self.0.catalog.standings(&keys).await?;
@@ -116,11 +107,8 @@ impl Archive {
                     dropped += 1;
                 }
             }
-            match notes.last().filter(|_| notes.len() == CATALOG_BATCH_MAX) {
-                Some(last) => after = Some(last.path.clone()),
-                None => return Ok(dropped),
-            }
         }
+        Ok(dropped)
     }
 }
 

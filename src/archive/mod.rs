@@ -30,6 +30,7 @@ use crate::{
 mod archiver;
 mod delete;
 mod erasures;
+mod listing;
 pub mod objects;
 mod pace;
 mod read;

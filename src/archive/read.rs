@@ -14,9 +14,10 @@ use std::{collections::HashSet, sync::atomic::Ordering};
 use super::Archive;
 use crate::{
     domain::{
-        Error, Event, EventId, EventPosition, EventQuery, Kind, Order, Page, Pointer, Result, SessionKey,
+        Error, Event, EventFilter, EventId, EventPosition, EventQuery, Kind, Limit, Order, Page, Pointer,
+        Result, SessionKey,
     },
-    store::{HotEvent, HotEvents, catalog::Standing},
+    store::{HotEvent, HotEvents, catalog::Standing, refusal},
 };
 
 /// How often a read follows a pointer that moved meanwhile.
@@ -56,12 +57,14 @@ impl Archive {
         for _ in 0..MOVES_MAX {
             let HotEvent { event, archived } = hot;
             let Some(pointer) = archived else {
-                return event.ok_or_else(|| not_found(key, id));
+                return event.ok_or_else(|| refusal::event_not_found(&key.id, id));
             };
             match self.find(key, &pointer, std::slice::from_ref(id)).await {
                 Ok(mut found) => {
                     let archived = found.pop().flatten();
-                    return archived.or(event).ok_or_else(|| not_found(key, id));
+                    return archived
+                        .or(event)
+                        .ok_or_else(|| refusal::event_not_found(&key.id, id));
                 }
                 Err(error) => {
                     hot = self.0.catalog.event(key, id).await?;
@@ -109,6 +112,28 @@ impl Archive {
     ) -> Result<Vec<Option<Event>>> {
         self.0.counters.reads.fetch_add(1, Ordering::Relaxed);
         self.in_time(self.0.reader.find(key, pointer, ids)).await
+    }
+
+    /// What a walk over all events of a session asks for next, behind that place.
+    pub(super) fn everything(&self, after: Option<EventPosition>) -> EventQuery {
+        EventQuery {
+            filter: EventFilter::default(),
+            order: Order::Ascending,
+            after,
+            limit: Limit::MAX,
+            payload_bytes_max: self.0.options.page_payload_bytes_max,
+        }
+    }
+
+    /// The next events of such a walk, wherever they lie.
+    pub(super) async fn read_page(
+        &self,
+        key: &SessionKey,
+        after: Option<EventPosition>,
+    ) -> Result<Page<Event>> {
+        let query = self.everything(after);
+        let hot = self.0.catalog.events(key, &query).await?;
+        self.page(key, &query, hot).await
     }
 
     async fn merged(
@@ -186,13 +211,6 @@ fn union(archived: Page<Event>, hot: HotEvents, late: &HashSet<EventId>, query: 
     has_more |= items.len() > count;
     items.truncate(count);
     Page { items, has_more }
-}
-
-fn not_found(key: &SessionKey, id: &EventId) -> Error {
-    Error::new(
-        Kind::EventNotFound,
-        format!("there is no event {id} in session {}", key.id),
-    )
 }
 
 fn moving() -> Error {

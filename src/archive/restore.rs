@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{Archive, now};
 use crate::{
-    domain::{Error, EventFilter, EventQuery, Kind, Limit, Order, Result, SegmentName, Session, SessionKey},
-    store::catalog::{Claim, Claimed, Standing},
+    domain::{Day, Error, Kind, Result, SegmentName, Session, SessionKey},
+    store::catalog::{Claim, Claimed},
 };
 
 /// How long a restore waits for whoever has claimed the session.
@@ -49,16 +49,9 @@ impl Archive {
 
     /// `None` where somebody else has claimed the session, or took it over meanwhile.
     async fn try_restore(&self, key: &SessionKey) -> Result<Option<Session>> {
-        let standing = self.0.catalog.standings(std::slice::from_ref(key)).await?.pop();
-        let Some(Standing::Archived(archived)) = standing else {
-            return Ok(None);
-        };
         // A name of its own, as for a segment that is never written.
-        let owner = SegmentName::new(key.tenant.clone(), archived.pointer.segment.day());
+        let owner = SegmentName::new(key.tenant.clone(), Day::of(now()));
         let lease = self.0.options.lease;
-        // Should this process die in the middle, what it brought back is cleared away after that time.
-        let looked_at = std::slice::from_ref(&archived);
-        self.0.catalog.tidied(looked_at, Some(lease)).await?;
         let keys = std::slice::from_ref(key);
         let claimed = self.0.catalog.claim(keys, Claim::Archived, &owner, lease).await?;
         let [claimed] = claimed.as_slice() else {
@@ -78,18 +71,10 @@ impl Archive {
     }
 
     async fn bring_back(&self, claimed: &Claimed, owner: &SegmentName) -> Result<Option<Session>> {
-        let mut query = EventQuery {
-            filter: EventFilter::default(),
-            order: Order::Ascending,
-            after: None,
-            limit: Limit::MAX,
-            payload_bytes_max: self.0.options.page_payload_bytes_max,
-        };
         let (catalog, lease) = (&self.0.catalog, self.0.options.lease);
-        let mut since = Instant::now();
+        let (mut since, mut after) = (Instant::now(), None);
         loop {
-            let hot = catalog.events(&claimed.key, &query).await?;
-            let page = self.page(&claimed.key, &query, hot).await?;
+            let page = self.read_page(&claimed.key, after).await?;
             catalog
                 .bring_back(&claimed.key, claimed.epoch, &page.items)
                 .await?;
@@ -98,7 +83,7 @@ impl Archive {
                 catalog.renew(std::slice::from_ref(claimed), owner, lease).await?;
             }
             match page.items.last().filter(|_| page.has_more) {
-                Some(last) => query.after = Some(last.into()),
+                Some(last) => after = Some(last.into()),
                 None => break,
             }
         }

@@ -5,7 +5,11 @@
 
 use std::{fmt, time::Duration};
 
-use super::{Archive, ms, now, run::stopped};
+use super::{
+    Archive, ms, now,
+    run::stopped,
+    segment::{MANIFESTS_PREFIX, segment_of},
+};
 use crate::domain::{Result, SegmentName};
 
 const DAY: Duration = Duration::from_hours(24);
@@ -34,14 +38,9 @@ impl Archive {
     /// The store or the archive can't be reached, or a segment is damaged.
     pub async fn expire(&self, retention: Duration) -> Result<Expired> {
         let mut done = Expired::default();
-        let mut after = None;
-        loop {
-            let segments = self.sealed(after.as_deref()).await?;
-            let Some((last, _)) = segments.last() else {
-                return Ok(done);
-            };
-            after = Some(last.clone());
-            for (_, segment) in segments {
+        let mut manifests = self.listing(MANIFESTS_PREFIX);
+        while let Some(objects) = manifests.next().await? {
+            for segment in objects.iter().filter_map(|object| segment_of(&object.path)) {
                 let ended = segment.day().start().saturating_add_ms(ms(DAY));
                 if ended.saturating_add_ms(ms(retention)) <= now() {
                     done.sessions += self.expire_segment(&segment).await?;
@@ -49,6 +48,7 @@ impl Archive {
                 }
             }
         }
+        Ok(done)
     }
 
     async fn expire_segment(&self, segment: &SegmentName) -> Result<u64> {

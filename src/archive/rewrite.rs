@@ -9,7 +9,7 @@ use std::{collections::HashSet, fmt, sync::Arc};
 use super::{
     Archive, Progress,
     run::{Work, stopped},
-    segment::{events_path, manifest_path, sessions_path},
+    segment::{SessionRow, events_path, manifest_path, sessions_path},
 };
 use crate::{
     domain::{Result, SegmentName, SessionKey},
@@ -95,25 +95,35 @@ impl Archive {
 
     /// The sessions whose pointer leads to the segment.
     pub(super) async fn members(&self, segment: &SegmentName) -> Result<Vec<SessionKey>> {
-        let mut rows = self.0.reader.sessions(segment).await?;
-        let (mut members, mut some) = (Vec::new(), Vec::with_capacity(CATALOG_BATCH_MAX));
-        loop {
-            let row = rows.next().await?;
-            let ended = row.is_none();
-            some.extend(row.map(|row| SessionKey::new(segment.tenant().clone(), row.session.id)));
-            if ended || some.len() == CATALOG_BATCH_MAX {
-                let standings = self.0.catalog.standings(&some).await?;
-                let here = standings.into_iter().filter_map(|standing| match standing {
-                    Standing::Archived(archived) if archived.pointer.segment == *segment => {
-                        Some(archived.key)
-                    }
-                    _ => None,
-                });
-                members.extend(here);
-                some.clear();
+        let mut members = Vec::new();
+        self.each_standing(segment, |_, standing| {
+            if let Standing::Archived(archived) = standing
+                && archived.pointer.segment == *segment
+            {
+                members.push(archived.key);
             }
-            if ended {
-                return Ok(members);
+        })
+        .await?;
+        Ok(members)
+    }
+
+    /// How the sessions that a segment holds stand, whether or not their pointer leads there; in its order.
+    pub(super) async fn each_standing(
+        &self,
+        segment: &SegmentName,
+        mut look: impl FnMut(&SessionRow, Standing) + Send,
+    ) -> Result<()> {
+        let mut rows = self.0.reader.sessions(segment).await?;
+        loop {
+            let some = rows.next_some(CATALOG_BATCH_MAX).await?;
+            if some.is_empty() {
+                return Ok(());
+            }
+            let key = |row: &SessionRow| SessionKey::new(segment.tenant().clone(), row.session.id.clone());
+            let keys: Vec<SessionKey> = some.iter().map(key).collect();
+            let standings = self.0.catalog.standings(&keys).await?;
+            for (row, standing) in some.iter().zip(standings) {
+                look(row, standing);
             }
         }
     }

@@ -19,12 +19,9 @@ use super::{
     },
 };
 use crate::{
-    domain::{Kind, Result, SegmentName, SessionKey},
-    store::catalog::{CATALOG_BATCH_MAX, Standing},
+    domain::{Kind, Result, SegmentName},
+    store::catalog::Standing,
 };
-
-/// Objects looked at in one listing.
-pub(super) const LISTING_MAX: usize = 1_000;
 
 /// What a sweep deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,18 +70,13 @@ impl Archive {
         let mut swept = Swept::default();
         let mut useless = BTreeSet::new();
         for prefix in [MANIFESTS_PREFIX, SESSIONS_PREFIX, EVENTS_PREFIX] {
-            let mut after: Option<String> = None;
-            loop {
-                let objects = self.0.objects.list(prefix, after.as_deref(), LISTING_MAX).await?;
+            let mut listing = self.listing(prefix);
+            while let Some(objects) = listing.next().await? {
                 for object in &objects {
                     if self.is_stopping() {
                         return Err(stopped());
                     }
                     self.look_at(object, grace, &mut useless, &mut swept).await?;
-                }
-                match objects.last().filter(|_| objects.len() == LISTING_MAX) {
-                    Some(last) => after = Some(last.path.clone()),
-                    None => break,
                 }
             }
         }
@@ -135,28 +127,10 @@ impl Archive {
     }
 
     async fn knows_all_of(&self, segment: &SegmentName) -> Result<bool> {
-        let mut rows = self.0.reader.sessions(segment).await?;
-        let mut keys = Vec::with_capacity(CATALOG_BATCH_MAX);
-        loop {
-            let row = rows.next().await?;
-            let ended = row.is_none();
-            keys.extend(row.map(|row| SessionKey::new(segment.tenant().clone(), row.session.id)));
-            if ended || keys.len() == CATALOG_BATCH_MAX {
-                if self
-                    .0
-                    .catalog
-                    .standings(&keys)
-                    .await?
-                    .contains(&Standing::Unknown)
-                {
-                    return Ok(false);
-                }
-                keys.clear();
-            }
-            if ended {
-                return Ok(true);
-            }
-        }
+        let mut known = true;
+        self.each_standing(segment, |_, standing| known &= standing != Standing::Unknown)
+            .await?;
+        Ok(known)
     }
 
     /// Whether there is such an object.
@@ -166,15 +140,5 @@ impl Archive {
             Err(error) if error.kind == ObjectErrorKind::NotFound => Ok(false),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// The segments that have a manifest, after that path; a listing's worth of them, with the paths.
-    pub(super) async fn sealed(&self, after: Option<&str>) -> Result<Vec<(String, SegmentName)>> {
-        let manifests = self.0.objects.list(MANIFESTS_PREFIX, after, LISTING_MAX).await?;
-        let named = manifests.into_iter().filter_map(|object| {
-            let segment = segment_of(&object.path)?;
-            Some((object.path, segment))
-        });
-        Ok(named.collect())
     }
 }

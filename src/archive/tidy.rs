@@ -13,7 +13,7 @@ use super::{
     run::{Work, stopped},
 };
 use crate::{
-    domain::{EventFilter, EventId, EventQuery, Limit, Order, Result, SegmentName, SessionKey},
+    domain::{EventId, Result, SegmentName, SessionKey},
     store::catalog::{Archived, CATALOG_BATCH_MAX, Claim, Claimed},
 };
 
@@ -90,13 +90,7 @@ impl Archive {
 
     /// Deletes the hot events of an archived session that its segment has; says whether those were all.
     async fn delete_copied(&self, archived: &Archived, work: &Work) -> Result<bool> {
-        let mut query = EventQuery {
-            filter: EventFilter::default(),
-            order: Order::Ascending,
-            after: None,
-            limit: Limit::MAX,
-            payload_bytes_max: self.0.options.page_payload_bytes_max,
-        };
+        let mut query = self.everything(None);
         let mut all = true;
         loop {
             let hot = self.0.catalog.events(&archived.key, &query).await?;

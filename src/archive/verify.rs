@@ -5,11 +5,11 @@ use std::{collections::HashMap, fmt};
 use super::{
     Archive,
     run::stopped,
-    segment::{SessionRow, manifest_path},
+    segment::{MANIFESTS_PREFIX, manifest_path, segment_of},
 };
 use crate::{
-    domain::{Error, Kind, Result, SegmentName, SessionKey},
-    store::catalog::{CATALOG_BATCH_MAX, Standing},
+    domain::{Error, Kind, Result, SegmentName},
+    store::catalog::Standing,
 };
 
 /// Faults that are told one by one.
@@ -89,12 +89,9 @@ impl Archive {
         let mut verified = Verified::default();
         // Pointers that were followed, by segment.
         let mut followed: HashMap<SegmentName, u64> = HashMap::new();
-        let mut after = None;
-        loop {
-            let segments = self.sealed(after.as_deref()).await?;
-            let Some((last, _)) = segments.last() else { break };
-            after = Some(last.clone());
-            for (_, segment) in segments {
+        let mut manifests = self.listing(MANIFESTS_PREFIX);
+        while let Some(objects) = manifests.next().await? {
+            for segment in objects.iter().filter_map(|object| segment_of(&object.path)) {
                 if self.is_stopping() {
                     return Err(stopped());
                 }
@@ -131,39 +128,13 @@ impl Archive {
     async fn verify_segment(&self, segment: &SegmentName, verified: &mut Verified) -> Result<u64> {
         self.0.reader.check(segment).await?;
         verified.segments += 1;
-        let mut rows = self.0.reader.sessions(segment).await?;
-        let (mut pointers, mut some) = (0, Vec::with_capacity(CATALOG_BATCH_MAX));
-        loop {
-            let row = rows.next().await?;
-            let ended = row.is_none();
-            some.extend(row);
-            if ended || some.len() == CATALOG_BATCH_MAX {
-                pointers += self.follow(segment, &some, verified).await?;
-                some.clear();
-            }
-            if ended {
-                verified.sessions += pointers;
-                return Ok(pointers);
-            }
-        }
-    }
-
-    async fn follow(
-        &self,
-        segment: &SegmentName,
-        rows: &[SessionRow],
-        verified: &mut Verified,
-    ) -> Result<u64> {
-        let key = |row: &SessionRow| SessionKey::new(segment.tenant().clone(), row.session.id.clone());
-        let keys: Vec<SessionKey> = rows.iter().map(key).collect();
-        let standings = self.0.catalog.standings(&keys).await?;
         let mut pointers = 0;
-        for (row, standing) in rows.iter().zip(standings) {
+        self.each_standing(segment, |row, standing| {
             let Standing::Archived(archived) = standing else {
-                continue;
+                return;
             };
             if archived.pointer.segment != *segment {
-                continue;
+                return;
             }
             pointers += 1;
             verified.events += row.pointer.rows;
@@ -174,7 +145,9 @@ impl Archive {
                     format!("session {id} is not in the rows that the store points to"),
                 );
             }
-        }
+        })
+        .await?;
+        verified.sessions += pointers;
         Ok(pointers)
     }
 

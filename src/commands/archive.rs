@@ -68,9 +68,13 @@ pub async fn perform(service: &Service, task: Task) -> Result<Report> {
 }
 
 async fn run(archive: &Archive, request: RunRequest) -> Result<Report> {
-    let total = archive.due(request).await?;
+    // A dry run is this count.
+    let total = match request.dry_run {
+        true => None,
+        false => Some(archive.due(request).await?),
+    };
     let progress = Arc::new(archive::Progress::default());
-    let bar = Progress::of_things(Some(total));
+    let bar = Progress::of_things(total);
     let running = archive.run(request, Trigger::Command, Arc::clone(&progress));
     tokio::pin!(running);
     let mut shown = 0;

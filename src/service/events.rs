@@ -8,7 +8,7 @@ use crate::{
         Appended, Cursor, Error, Event, EventId, EventPosition, EventQuery, Kind, NewEvent, Page, Result,
         SessionKey,
     },
-    store::{Append, HotEvent},
+    store::{Append, HotEvent, refusal},
 };
 
 impl Service {
@@ -126,10 +126,7 @@ impl Service {
             let event = &events[at];
             outcomes[at] = match stored {
                 Some(stored) => stored.appended_again(event),
-                None => Err(Error::new(
-                    Kind::SessionEnded,
-                    format!("session {} has ended and takes no new events", key.id),
-                )),
+                None => Err(refusal::session_ended(&key.id)),
             };
         }
         Ok(())

@@ -13,7 +13,7 @@ use crate::domain::{
 
 pub mod catalog;
 pub mod mongo;
-mod refusal;
+pub(crate) mod refusal;
 pub mod sqlite;
 
 /// An event on its way into a session.

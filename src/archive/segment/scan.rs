@@ -181,6 +181,20 @@ impl SessionRows {
         Ok(self.rows.pop_front())
     }
 
+    /// The next ones, up to `count`, which is at least one; none behind the last.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn next_some(&mut self, count: usize) -> Result<Vec<SessionRow>> {
+        let mut some = Vec::new();
+        while some.len() < count
+            && let Some(row) = self.next().await?
+        {
+            some.push(row);
+        }
+        Ok(some)
+    }
+
     /// To be called behind the last row.
     pub(super) async fn finish(self) -> Result<SegmentFile> {
         self.scan.finish().await

@@ -457,14 +457,7 @@ impl Group<'_> {
 }
 
 fn compare(stored: Event, append: &Append) -> Outcome {
-    if stored.is_replayed_by(&append.event.event_type, &append.event.payload) {
-        Ok(Appended {
-            event: stored,
-            replayed: true,
-        })
-    } else {
-        Err(refusal::event_id_reused(&append.key.id, &append.event.id))
-    }
+    stored.appended_again(&append.event)
 }
 
 #[derive(Default)]

@@ -109,11 +109,7 @@ impl Appender<'_> {
             }
         }
         match find(self.connection, standing.id, &session, &event.id)? {
-            Some(stored) if stored.is_replayed_by(&event.event_type, &event.payload) => Ok(Appended {
-                event: stored,
-                replayed: true,
-            }),
-            Some(_) => Err(refusal::event_id_reused(&session, &event.id).into()),
+            Some(stored) => Ok(stored.appended_again(&event)?),
             None if ended => Err(refusal::session_ended(&session).into()),
             None if seq.is_none() => Err(refusal::seq_exhausted(&session).into()),
             None => Err(Fault::Stored("event")),
