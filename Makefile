@@ -42,6 +42,10 @@ bench-archive: ## what archiving costs and saves, on the embedded default; bench
 tools: ## install the pinned check tools that are missing
 	@$(tools)
 
+.PHONY: packages
+packages: ## install the Debian programs that checks of the deployment start, where they are missing
+	@tests/packages.sh
+
 .PHONY: engines
 engines: ## fetch the MongoDB, Redis and S3 servers that tests start
 	@tests/engines.sh
@@ -66,7 +70,7 @@ lint: tools ## everything that can be said without running it
 	node tests/clients/typescript/lint-spec.mjs openapi/openapi.json
 
 .PHONY: test
-test: tools engines ## all tests: Rust, schemathesis, generated clients, DuckDB, the committed OpenAPI document
+test: tools packages engines ## all tests: Rust, schemathesis, generated clients, DuckDB, the committed OpenAPI document
 	@echo "== cargo test"
 	cargo test --locked
 	@$(MAKE) test-mongodb spec-check schemathesis clients-check duckdb-check
