@@ -8,7 +8,6 @@
 //! - [`answer`]: turns both into responses and into entries of the document.
 //! - [`problem`]: failures; the only place that knows their status codes.
 //! - [`envelope`]: what is around every request: id, log line, uniform errors.
-//! - [`metrics`]: the counters of `/metrics`.
 //! - [`spec`]: the OpenAPI document.
 //! - [`server`]: the listening socket.
 
@@ -20,7 +19,6 @@ pub mod answer;
 pub mod body;
 pub mod envelope;
 pub mod extract;
-pub mod metrics;
 pub mod operations;
 pub mod problem;
 pub mod routes;
@@ -35,7 +33,7 @@ use self::{
     envelope::Envelope,
     routes::{ConversationApi, HealthApi},
 };
-use crate::{domain::Tenant, service::Service};
+use crate::{domain::Tenant, service::Service, telemetry::metrics};
 
 /// The whole API over the use cases.
 pub fn endpoint(service: &Service, limits: BodyLimits) -> impl Endpoint + use<> {
@@ -56,7 +54,7 @@ pub fn endpoint(service: &Service, limits: BodyLimits) -> impl Endpoint + use<> 
     Route::new()
         .at("/docs", fixed("text/html; charset=utf-8", swagger))
         .at("/openapi.json", fixed(answer::JSON, document))
-        .at("/metrics", counted(service.clone()))
+        .at("/metrics", counted())
         .nest("/", OpenApiService::new(apis, "", ""))
         .data(limits)
         .with(Envelope::default())
@@ -71,9 +69,8 @@ fn fixed(content_type: &'static str, text: String) -> impl Endpoint {
 }
 
 /// Answers GET with what the process counts.
-fn counted(service: Service) -> impl Endpoint {
-    poem::get(make_sync(move |_| {
-        let text = metrics::text(&service);
-        Response::builder().content_type(metrics::CONTENT_TYPE).body(text)
+fn counted() -> impl Endpoint {
+    poem::get(make_sync(|_| {
+        Response::builder().content_type(metrics::CONTENT_TYPE).body(metrics::text())
     }))
 }

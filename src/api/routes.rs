@@ -435,7 +435,8 @@ impl HealthApi {
     /// Readiness
     ///
     /// Answers 200 while requests can be served, and 503 while the store can't be reached. A cache that can't be reached
-    /// is `degraded`: every request asks the store.
+    /// is `degraded`: every request asks the store. So is an archive that did not answer when it was last asked: only reads of
+    /// archived sessions are refused.
     #[oai(
         path = "/readyz",
         method = "get",
@@ -445,8 +446,9 @@ impl HealthApi {
     async fn readiness(&self) -> Reply<GetReadiness> {
         self.service.ready().await?;
         let cache = self.service.cache_health().as_str();
+        let archive = self.service.archive_health().as_str();
         Ok(Answer::new(StatusCode::OK, |out| {
-            wire::write_readiness(out, cache)
+            wire::write_readiness(out, cache, archive)
         }))
     }
 }

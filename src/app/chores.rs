@@ -13,6 +13,7 @@ use crate::{
     domain::{Error, Result, Tenant},
     service::Service,
     store::Upkeep,
+    telemetry::metrics::metrics,
 };
 
 /// The chores under way.
@@ -21,7 +22,11 @@ pub(super) struct Chores(Vec<JoinHandle<()>>);
 /// Begins them; each is done at once, and then every so often.
 pub(super) fn begin(service: &Service, config: &Config) -> Chores {
     let every = Duration::from_millis(config.upkeep_every_ms);
-    let mut chores = vec![tokio::spawn(housekeeping(service.clone(), every))];
+    let look_every = Duration::from_millis(config.health_every_ms);
+    let mut chores = vec![
+        tokio::spawn(housekeeping(service.clone(), every)),
+        tokio::spawn(looking_at_backends(service.clone(), look_every)),
+    ];
     if let (Some(every), Ok(_)) = (config.archive_every.get(), service.archive()) {
         let archiving = Archiving {
             service: service.clone(),
@@ -57,6 +62,19 @@ async fn housekeeping(service: Service, every: Duration) {
             ),
             Err(error) => failed("upkeep", &error),
         }
+        if let Err(error) = service.look_at_backlog().await {
+            failed("looking at the backlog", &error);
+        }
+    }
+}
+
+/// Keeps what `/readyz` and `/metrics` say of the backends true.
+async fn looking_at_backends(service: Service, every: Duration) {
+    let mut rounds = interval(every);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        service.look_at_backends().await;
     }
 }
 
@@ -84,7 +102,7 @@ impl Archiving {
     }
 
     /// Says what was done, where anything was.
-    fn tell(&self, chore: &str, done: Result<Option<String>>) {
+    fn tell(&self, chore: &'static str, done: Result<Option<String>>) {
         match done {
             Ok(None) => {}
             Ok(Some(done)) => tracing::info!("{chore}: {done}"),
@@ -133,7 +151,8 @@ impl Archiving {
     }
 }
 
-fn failed(chore: &str, error: &Error) {
+fn failed(chore: &'static str, error: &Error) {
+    metrics().chore_failed(chore);
     let source = std::error::Error::source(error);
     tracing::warn!(%error, ?source, "{chore} failed; it is tried again at its time");
 }

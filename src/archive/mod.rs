@@ -170,29 +170,29 @@ impl Archive {
         let counters = &self.0.counters;
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         vec![
-            ("reads_total", "Reads of archived sessions.", of(&counters.reads)),
+            ("colloquy.archive.reads", "Reads of archived sessions.", of(&counters.reads)),
             (
-                "read_errors_unavailable_total",
+                "colloquy.archive.read_errors_unavailable",
                 "Reads of archived sessions that failed because the archive could not be reached.",
                 of(&counters.reads_unavailable),
             ),
             (
-                "read_errors_damaged_total",
+                "colloquy.archive.read_errors_damaged",
                 "Reads of archived sessions that found an object missing or damaged.",
                 of(&counters.reads_damaged),
             ),
             (
-                "sessions_total",
+                "colloquy.archive.sessions",
                 "Sessions that this process archived.",
                 of(&counters.sessions_archived),
             ),
             (
-                "events_total",
+                "colloquy.archive.events",
                 "Events that this process archived.",
                 of(&counters.events_archived),
             ),
             (
-                "runs_failed_total",
+                "colloquy.archive.runs_failed",
                 "Runs of the archiver that failed.",
                 of(&counters.runs_failed),
             ),
