@@ -80,7 +80,11 @@ impl<E: Endpoint> Endpoint for Enveloped<E> {
 
         let active = metrics().request_active();
         let logged = tracing::info_span!(parent: &traced, "request", request_id = %id.0, trace_id);
-        let mut response = self.answer(request, &id).instrument(logged).instrument(traced.clone()).await;
+        let mut response = self
+            .answer(request, &id)
+            .instrument(logged)
+            .instrument(traced.clone())
+            .await;
         drop(active);
         let (status, took) = (response.status().as_u16(), started.elapsed());
         spans::answered(&traced, status);

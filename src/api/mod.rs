@@ -71,6 +71,8 @@ fn fixed(content_type: &'static str, text: String) -> impl Endpoint {
 /// Answers GET with what the process counts.
 fn counted() -> impl Endpoint {
     poem::get(make_sync(|_| {
-        Response::builder().content_type(metrics::CONTENT_TYPE).body(metrics::text())
+        Response::builder()
+            .content_type(metrics::CONTENT_TYPE)
+            .body(metrics::text())
     }))
 }

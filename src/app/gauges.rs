@@ -24,24 +24,34 @@ fn yes(is: bool) -> f64 {
 
 fn backends(service: &Service) {
     let service = service.clone();
-    observe_gauge("colloquy.backend.up", "", "Whether the backend answered when it was last asked.", move || {
-        let seen = service.seen();
-        let cache = match service.cache_health() {
-            Health::Off => None,
-            Health::Ok => Some(true),
-            Health::Degraded => Some(false),
-        };
-        [("store", seen.store), ("cache", cache), ("archive", seen.archive)]
-            .into_iter()
-            .filter_map(|(backend, up)| Some((yes(up?), vec![label("backend", backend)])))
-            .collect()
-    });
+    observe_gauge(
+        "colloquy.backend.up",
+        "",
+        "Whether the backend answered when it was last asked.",
+        move || {
+            let seen = service.seen();
+            let cache = match service.cache_health() {
+                Health::Off => None,
+                Health::Ok => Some(true),
+                Health::Degraded => Some(false),
+            };
+            [("store", seen.store), ("cache", cache), ("archive", seen.archive)]
+                .into_iter()
+                .filter_map(|(backend, up)| Some((yes(up?), vec![label("backend", backend)])))
+                .collect()
+        },
+    );
 }
 
 fn cache(service: &Service) {
     let health = service.clone();
     let up = move || one(Some(yes(health.cache_health() == Health::Ok)));
-    observe_gauge("colloquy.cache.up", "", "Whether the cache answers; 0 without one.", up);
+    observe_gauge(
+        "colloquy.cache.up",
+        "",
+        "Whether the cache answers; 0 without one.",
+        up,
+    );
     if service.cache_health() != Health::Off {
         let health = service.clone();
         let open = move || one(Some(yes(health.cache_health() == Health::Degraded)));
@@ -77,9 +87,12 @@ fn cache(service: &Service) {
 
 fn appends(service: &Service) {
     let events = service.clone();
-    observe_gauge("colloquy.append.queue_events", "", "Events that wait to be written.", move || {
-        one(Some(events.appends_waiting().0 as f64))
-    });
+    observe_gauge(
+        "colloquy.append.queue_events",
+        "",
+        "Events that wait to be written.",
+        move || one(Some(events.appends_waiting().0 as f64)),
+    );
     let bytes = service.clone();
     observe_gauge(
         "colloquy.append.queue_bytes",

@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::{Archive, Requests, Tally, ms, now, objects::Objects, pace::Pace, segment::MANIFESTS_PREFIX};
+use super::{Archive, Requests, Tally, ms, now, objects::Objects, pace::Pace};
 use crate::{
     domain::{
         Day, Error, JsonObject, Kind, Result, SessionKey, Span, Tenant, Timestamp,
@@ -306,15 +306,6 @@ pub(super) fn stopped() -> Error {
     )
 }
 
-/// What is left to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Backlog {
-    /// For how long the session that has been due for archiving longest has been due; zero where none is.
-    pub age: Duration,
-    /// Erased sessions whose bytes are not out of the archive yet.
-    pub erasures_pending: u64,
-}
-
 /// The runs of this process.
 pub(super) struct Runs(Arc<Semaphore>);
 
@@ -405,35 +396,6 @@ impl Archive {
     /// The records of the newest runs of all processes, newest first.
     pub async fn runs(&self, limit: usize) -> Result<Vec<JsonObject>> {
         self.0.catalog.runs(limit).await
-    }
-
-    /// Whether the place of the objects answers.
-    ///
-    /// # Errors
-    /// It does not, or not in time.
-    pub async fn ping(&self) -> Result<()> {
-        let listing = async { Ok(self.0.objects.list(MANIFESTS_PREFIX, None, 1).await?) };
-        self.in_time(listing).await.map(|_| ())
-    }
-
-    /// What is left to do. Asks every shard.
-    ///
-    /// # Errors
-    /// The store can't be reached.
-    pub async fn backlog(&self) -> Result<Backlog> {
-        let due_since = self.oldest_due().await?.map(|ended| ended.saturating_add_ms(ms(self.0.options.after)));
-        let age_ms = due_since.map_or(0, |since| now().unix_ms() - since.unix_ms());
-        Ok(Backlog {
-            age: Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)),
-            erasures_pending: self.0.catalog.pending(1).await?.sessions,
-        })
-    }
-
-    /// When the session ended that has been due for archiving longest, where there is one.
-    pub async fn oldest_due(&self) -> Result<Option<Timestamp>> {
-        let before = now().saturating_add_ms(-ms(self.0.options.after));
-        let due = self.0.catalog.due(before, 1).await?;
-        Ok(due.first().map(|due| due.ended_at))
     }
 
     /// Waits for the runs of this process, which were asked to [`stop`](Self::stop), as long as that may take.

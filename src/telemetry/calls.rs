@@ -7,10 +7,7 @@ use std::{
 
 use tracing::{Instrument, Span, field::Empty};
 
-use super::{
-    metrics::metrics,
-    spans::TARGET,
-};
+use super::{metrics::metrics, spans::TARGET};
 
 /// A database system, by its name in the semantic conventions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

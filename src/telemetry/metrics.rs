@@ -162,14 +162,20 @@ pub struct Metrics {
 impl Metrics {
     fn new(meter: &Meter) -> Self {
         let seconds = |name: &'static str, description: &'static str, buckets: &[f64]| {
-            let histogram = meter.f64_histogram(name).with_unit("s").with_description(description);
+            let histogram = meter
+                .f64_histogram(name)
+                .with_unit("s")
+                .with_description(description);
             histogram.with_boundaries(buckets.to_vec()).build()
         };
         let counter = |name: &'static str, description: &'static str| {
             meter.u64_counter(name).with_description(description).build()
         };
         let level = |name: &'static str, description: &'static str| {
-            meter.i64_up_down_counter(name).with_description(description).build()
+            meter
+                .i64_up_down_counter(name)
+                .with_description(description)
+                .build()
         };
         let metrics = Self {
             requests: seconds(
@@ -179,14 +185,24 @@ impl Metrics {
             ),
             requests_active: level("http.server.active_requests", "Requests under way."),
             connections: level("colloquy.connections", "Connections open."),
-            events_appended: counter("colloquy.events_appended", "Events that were to be appended, by what became of them."),
+            events_appended: counter(
+                "colloquy.events_appended",
+                "Events that were to be appended, by what became of them.",
+            ),
             groups: meter
                 .u64_histogram("colloquy.append.group_events")
                 .with_description("Events that shared a write.")
                 .with_boundaries(EVENTS.to_vec())
                 .build(),
-            flushes: seconds("colloquy.append.flush.duration", "Time that a shared write took.", &SECONDS),
-            appends_refused: counter("colloquy.append.refused", "Appends refused because the queue was full."),
+            flushes: seconds(
+                "colloquy.append.flush.duration",
+                "Time that a shared write took.",
+                &SECONDS,
+            ),
+            appends_refused: counter(
+                "colloquy.append.refused",
+                "Appends refused because the queue was full.",
+            ),
             database_calls: seconds(
                 "db.client.operation.duration",
                 "Time that calls of databases took, by system and operation; error_type is empty where it went well.",
@@ -202,14 +218,22 @@ impl Metrics {
                 "Time that a phase of the archiver's work took.",
                 &PHASE_SECONDS,
             ),
-            archive_runs: counter("colloquy.archive.runs", "Runs of the archiver that ended, by how."),
+            archive_runs: counter(
+                "colloquy.archive.runs",
+                "Runs of the archiver that ended, by how.",
+            ),
             archive_bytes: counter("colloquy.archive.bytes", "Bytes that were written to segments."),
             archive_last_run: meter
                 .f64_gauge("colloquy.archive.last_run_timestamp")
                 .with_unit("s")
-                .with_description("When this process last did a round of the archive's chores without a failure.")
+                .with_description(
+                    "When this process last did a round of the archive's chores without a failure.",
+                )
                 .build(),
-            chore_failures: counter("colloquy.chore_failures", "Chores that failed; each is tried again at its time."),
+            chore_failures: counter(
+                "colloquy.chore_failures",
+                "Chores that failed; each is tried again at its time.",
+            ),
         };
         metrics.begin_at_zero();
         metrics
@@ -271,7 +295,13 @@ impl Metrics {
     }
 
     /// A call of a database ended; `statement` as in [`calls::database`](super::calls::database).
-    pub(super) fn database_call(&self, system: &'static str, statement: &'static str, error: &'static str, took: Duration) {
+    pub(super) fn database_call(
+        &self,
+        system: &'static str,
+        statement: &'static str,
+        error: &'static str,
+        took: Duration,
+    ) {
         let labels = [
             KeyValue::new("db.system.name", system),
             KeyValue::new("db.operation.name", statement),

@@ -14,8 +14,7 @@ use opentelemetry::{KeyValue, global, trace::TracerProvider};
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_otlp::{ExporterBuildError, LogExporter, MetricExporter, SpanExporter};
 use opentelemetry_sdk::{
-    Resource, logs::SdkLoggerProvider, propagation::TraceContextPropagator,
-    trace::SdkTracerProvider,
+    Resource, logs::SdkLoggerProvider, propagation::TraceContextPropagator, trace::SdkTracerProvider,
 };
 use tracing::{Metadata, Subscriber};
 use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
@@ -172,15 +171,27 @@ impl Exporters {
             .build();
         let others = |metadata: &Metadata<'_>| {
             let exporting = ["opentelemetry", "hyper", "reqwest", "h2"];
-            !exporting.iter().any(|target| metadata.target().starts_with(target))
+            !exporting
+                .iter()
+                .any(|target| metadata.target().starts_with(target))
         };
-        Some(bridge.with_filter(filter_fn(others)).with_filter(filter.env_filter()))
+        Some(
+            bridge
+                .with_filter(filter_fn(others))
+                .with_filter(filter.env_filter()),
+        )
     }
 
     pub(super) fn end(self) {
-        let traces = self.traces.map(|traces| traces.shutdown_with_timeout(END_TIME_MAX));
+        let traces = self
+            .traces
+            .map(|traces| traces.shutdown_with_timeout(END_TIME_MAX));
         let logs = self.logs.map(|logs| logs.shutdown_with_timeout(END_TIME_MAX));
-        for (name, ended) in [("traces", traces), ("logs", logs), ("metrics", metrics::end(END_TIME_MAX))] {
+        for (name, ended) in [
+            ("traces", traces),
+            ("logs", logs),
+            ("metrics", metrics::end(END_TIME_MAX)),
+        ] {
             if let Some(Err(error)) = ended {
                 tracing::warn!(%error, "the last {name} could not be sent");
             }
@@ -211,7 +222,10 @@ fn resource() -> Resource {
 }
 
 fn tracer_provider(resource: &Resource) -> Result<SdkTracerProvider, ExporterError> {
-    let exporter = SpanExporter::builder().with_http().build().map_err(TRACES.failed())?;
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .build()
+        .map_err(TRACES.failed())?;
     Ok(SdkTracerProvider::builder()
         .with_resource(resource.clone())
         .with_batch_exporter(exporter)
@@ -219,7 +233,10 @@ fn tracer_provider(resource: &Resource) -> Result<SdkTracerProvider, ExporterErr
 }
 
 fn logger_provider(resource: &Resource) -> Result<SdkLoggerProvider, ExporterError> {
-    let exporter = LogExporter::builder().with_http().build().map_err(LOGS.failed())?;
+    let exporter = LogExporter::builder()
+        .with_http()
+        .build()
+        .map_err(LOGS.failed())?;
     Ok(SdkLoggerProvider::builder()
         .with_resource(resource.clone())
         .with_batch_exporter(exporter)
@@ -227,5 +244,8 @@ fn logger_provider(resource: &Resource) -> Result<SdkLoggerProvider, ExporterErr
 }
 
 fn metric_exporter() -> Result<MetricExporter, ExporterError> {
-    MetricExporter::builder().with_http().build().map_err(METRICS.failed())
+    MetricExporter::builder()
+        .with_http()
+        .build()
+        .map_err(METRICS.failed())
 }

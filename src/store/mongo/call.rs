@@ -146,11 +146,7 @@ impl Call {
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    pub(super) async fn read<T, W>(
-        &self,
-        name: &'static str,
-        statement: impl Fn(Attempt) -> W,
-    ) -> Result<T>
+    pub(super) async fn read<T, W>(&self, name: &'static str, statement: impl Fn(Attempt) -> W) -> Result<T>
     where
         T: Send + 'static,
         W: Future<Output = Result<T>> + Send + 'static,
@@ -170,11 +166,7 @@ impl Call {
     ///
     /// # Errors
     /// As of the last try; [`Fault::TimedOut`].
-    pub(super) async fn run<T, W>(
-        &self,
-        name: &'static str,
-        statement: impl Fn(Attempt) -> W,
-    ) -> Result<T>
+    pub(super) async fn run<T, W>(&self, name: &'static str, statement: impl Fn(Attempt) -> W) -> Result<T>
     where
         T: Send + 'static,
         W: Future<Output = Result<T>> + Send + 'static,

@@ -100,6 +100,14 @@ impl Writer {
         bytes: usize,
         work: impl FnOnce(&Connection) -> fault::Result<T> + Send + 'static,
     ) -> Result<T> {
+        calls::database(System::Sqlite, "write", fault::name, self.commit(bytes, work)).await
+    }
+
+    async fn commit<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce(&Connection) -> fault::Result<T> + Send + 'static,
+    ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let queued = timeout(self.options.queue_wait_max, async {
             let room = self.take_room(bytes).await?;
