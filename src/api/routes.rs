@@ -6,6 +6,7 @@ use poem_openapi::{OpenApi, Tags};
 use super::{
     answer::{Answer, ETAG, LOCATION, Operation, REPLAYED},
     body::Body,
+    draining::Draining,
     envelope::RequestId,
     extract::{CursorText, IfMatch, MinSeq, Path, Query},
     operations::{
@@ -413,6 +414,7 @@ impl ConversationApi {
 /// Whether the process is up, and whether it can serve.
 pub struct HealthApi {
     pub service: Service,
+    pub draining: Draining,
 }
 
 #[OpenApi]
@@ -434,7 +436,8 @@ impl HealthApi {
 
     /// Readiness
     ///
-    /// Answers 200 while requests can be served, and 503 while the store can't be reached. A cache that can't be reached
+    /// Answers 200 while requests can be served, and 503 while the store can't be reached, and from when the process was
+    /// asked to stop, though it serves for a while longer. A cache that can't be reached
     /// is `degraded`: every request asks the store.
     #[oai(
         path = "/readyz",
@@ -443,6 +446,7 @@ impl HealthApi {
         tag = "Tag::Health"
     )]
     async fn readiness(&self) -> Reply<GetReadiness> {
+        self.draining.refuse()?;
         self.service.ready().await?;
         let cache = self.service.cache_health().as_str();
         Ok(Answer::new(StatusCode::OK, |out| {
