@@ -9,6 +9,7 @@
 //! - [`problem`]: failures; the only place that knows their status codes.
 //! - [`envelope`]: what is around every request: id, log line, uniform errors.
 //! - [`spec`]: the OpenAPI document.
+//! - [`draining`]: what a server that was asked to stop says until it stops.
 //! - [`server`]: the listening socket.
 
 use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make_sync};
@@ -17,6 +18,7 @@ use poem_openapi::OpenApiService;
 pub mod admin;
 pub mod answer;
 pub mod body;
+pub mod draining;
 pub mod envelope;
 pub mod extract;
 pub mod operations;
@@ -30,13 +32,14 @@ pub mod wire;
 use self::{
     admin::AdminApi,
     body::BodyLimits,
+    draining::Draining,
     envelope::Envelope,
     routes::{ConversationApi, HealthApi},
 };
 use crate::{domain::Tenant, service::Service, telemetry::metrics};
 
 /// The whole API over the use cases.
-pub fn endpoint(service: &Service, limits: BodyLimits) -> impl Endpoint + use<> {
+pub fn endpoint(service: &Service, limits: BodyLimits, draining: Draining) -> impl Endpoint + use<> {
     let apis: spec::Apis = (
         ConversationApi {
             service: service.clone(),
@@ -47,6 +50,7 @@ pub fn endpoint(service: &Service, limits: BodyLimits) -> impl Endpoint + use<> 
         },
         HealthApi {
             service: service.clone(),
+            draining,
         },
     );
     let document = spec::document();

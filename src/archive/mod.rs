@@ -228,7 +228,8 @@ impl Archive {
             .flatten()
     }
 
-    fn is_stopping(&self) -> bool {
+    /// Whether it was asked to [`stop`](Self::stop).
+    pub fn is_stopping(&self) -> bool {
         self.0.stopping.load(Ordering::Relaxed)
     }
 

@@ -70,6 +70,7 @@ macro_rules! config {
 
 config! {
     listen: Listen = text;
+    shutdown_drain_ms: u64 = number(0..=600_000);
     shutdown_grace_ms: u64 = number(0..=600_000);
     idle_connection_ms: u64 = number(1_000..=3_600_000);
     stalled_connection_ms: u64 = number(1_000..=3_600_000);

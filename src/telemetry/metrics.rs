@@ -5,7 +5,7 @@
 
 use std::{
     sync::{LazyLock, OnceLock},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use opentelemetry::{
@@ -333,9 +333,10 @@ impl Metrics {
         self.archive_bytes.add(bytes, &[]);
     }
 
-    /// A round of the archive's chores ended well, so many seconds after the beginning of 1970.
-    pub fn archive_round(&self, at: f64) {
-        self.archive_last_run.record(at, &[]);
+    /// A round of the archive's chores ended well.
+    pub fn archive_round(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.archive_last_run.record(now.as_secs_f64(), &[]);
     }
 
     /// A chore is done from now on.
