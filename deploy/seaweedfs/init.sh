@@ -6,5 +6,5 @@ set -eu
 bucket=$1
 shell="weed shell -master=$2"
 echo "s3.bucket.create -name $bucket" | $shell || true
-echo "s3.bucket.list" | $shell | grep -q "^ *$bucket[[:space:]]"
+echo "s3.bucket.list" | $shell | grep -q "^ *${bucket}[[:space:]]"
 echo "$bucket: a bucket"
