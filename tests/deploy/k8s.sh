@@ -24,4 +24,4 @@ for overlay in k8s/overlays/*/; do
   kubectl kustomize "$overlay" >"$dir/$name.yaml"
   built+=("$name=$dir/$name.yaml")
 done
-python3 tests/deploy/k8s.py "$binary" "${built[@]}"
+python3 -B tests/deploy/k8s.py "$binary" "${built[@]}"
