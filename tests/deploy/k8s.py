@@ -38,6 +38,7 @@ REQUIRED_KINDS = {
     "production": {"HorizontalPodAutoscaler", "Job", "Namespace", "NetworkPolicy", "PodDisruptionBudget", "ServiceMonitor"},
 }
 STOP_MARGIN_MS = 5_000
+SCALE_DOWN_AFTER_S_MIN = 300
 MEMORY_BESIDE_LIMITS_BYTES = 256 << 20
 PATIENCE_S = 20
 
@@ -99,6 +100,11 @@ class Container:
     def key(self, key):
         """The value of one of our keys: what the pod is given, or the default."""
         return self.env.get(f"COLLOQUY_{key.upper()}", DEFAULTS.get(key))
+
+    def number(self, key):
+        """The same of a key that is a number; a value that is none is the binary's to refuse."""
+        value = str(self.key(key))
+        return int(value) if value.isdecimal() else DEFAULTS.get(key, 0)
 
     def port(self, name):
         """The number of a port given by name or number, or None."""
@@ -311,8 +317,9 @@ def scales_and_survives(overlay):
         targets[named(doc)] = scaler["spec"]["minReplicas"]
         if "replicas" in doc["spec"]:
             overlay.fault(f"{named(doc)} sets replicas, which each apply would take from {named(scaler)}")
-        if not scaler["spec"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"] >= 300:
-            overlay.fault(f"{named(scaler)} scales down faster than the load can be believed to be gone")
+        shrink = scaler["spec"].get("behavior", {}).get("scaleDown", {})
+        if "policies" not in shrink or shrink.get("stabilizationWindowSeconds", 0) < SCALE_DOWN_AFTER_S_MIN:
+            overlay.fault(f"{named(scaler)} scales down faster than load can be believed to be gone, or all at once")
     for budget in overlay.of("PodDisruptionBudget"):
         pods = [str(pod) for pod in overlay.selected(budget["spec"]["selector"])]
         if len(pods) != 1:
@@ -357,7 +364,7 @@ def agrees_with_config(overlay):
         spec, job = pod.owner["spec"], pod.owner["spec"]["jobTemplate"]["spec"]
         if spec["concurrencyPolicy"] != "Forbid" or "startingDeadlineSeconds" not in spec:
             overlay.fault(f"{pod} must forbid concurrent rounds, and give up one that could not begin in time")
-        if job.get("activeDeadlineSeconds", 0) * 1000 <= int(container.key("archive_lease_ms")):
+        if job.get("activeDeadlineSeconds", 0) * 1000 <= container.number("archive_lease_ms"):
             overlay.fault(f"{pod} is ended before one lease (archive_lease_ms) is over, or never")
 
 
@@ -461,18 +468,18 @@ def status(url):
 def leaves_in_time(overlay):
     """The sums of README.md: what a stop may take, what a probe may take, what a request may take of memory."""
     for pod, container in overlay.servers:
-        ms = {key: int(container.key(key) or 0) for key in ("shutdown_drain_ms", "shutdown_grace_ms", "mongo_call_ms_max")}
+        ms = {key: container.number(key) for key in ("shutdown_drain_ms", "shutdown_grace_ms", "mongo_call_ms_max")}
         needed = sum(ms.values()) + ms["mongo_call_ms_max"] + STOP_MARGIN_MS
         granted = pod.spec.get("terminationGracePeriodSeconds", 30) * 1000
         if granted < needed:
             overlay.fault(f"{pod}: a stop may take {needed} ms, and is granted {granted} ms")
         probe = container.spec["readinessProbe"]
-        if probe["timeoutSeconds"] * 1000 <= int(container.key("ready_wait_ms_max")):
+        if probe["timeoutSeconds"] * 1000 <= container.number("ready_wait_ms_max"):
             overlay.fault(f"{pod}: the readiness probe gives up before the server has found out (ready_wait_ms_max)")
         noticed = (probe["periodSeconds"] * probe["failureThreshold"] + probe["timeoutSeconds"]) * 1000
         if ms["shutdown_drain_ms"] < noticed:
             overlay.fault(f"{pod}: the drain ends after {ms['shutdown_drain_ms']} ms, before probes noticed it ({noticed} ms)")
-        held = sum(int(container.key(k)) for k in ("bodies_bytes_max", "append_queue_bytes_max", "archive_footers_bytes_max"))
+        held = sum(container.number(k) for k in ("bodies_bytes_max", "append_queue_bytes_max", "archive_footers_bytes_max"))
         if quantity(container.spec["resources"]["limits"]["memory"]) < held + MEMORY_BESIDE_LIMITS_BYTES:
             overlay.fault(f"{pod}: its memory is less than what the configuration lets it hold, {held} bytes, and some beside")
 
