@@ -8,6 +8,7 @@ arithmetic of its last section comes out; and the drills run and print what they
 Every fault is told, with its line; the exit code is 1 if there is any.
 """
 
+import functools
 import math
 import os
 import pathlib
@@ -111,14 +112,13 @@ def check_settings() -> None:
     for found in re.finditer(r"`([a-z0-9_]+) = [^`]+`", TEXT):
         if found[1] not in DEFAULTS:
             blame(line_of(found.start()), f"there is no key {found[1]}")
-    words = {word: line_of(found.start()) for found in re.finditer(r"`([a-z0-9_]+)`", TEXT) for word in [found[1]]}
-    stems = ("append_", "archive_", "body_", "bodies_", "cache_", "import_", "mongo_", "request_", "shutdown_", "sqlite_")
-    figures = {plain(row[0]) for row in rows(section("Capacity on paper"), 4)}
-    # Names of collections, too.
-    others = figures | {"archive_runs"}
-    for word, line in words.items():
-        if word.startswith(stems) and word not in DEFAULTS and word not in others:
-            blame(line, f"there is no key {word}")
+    # What begins as a key does must be one, but for a collection and the figures of the capacity table.
+    stems = "append|archive|bodies|body|cache|connections|import|mongo|request|session|shutdown|sqlite|stalled"
+    others = {"archive_runs"} | {plain(row[0]) for row in rows(section("Capacity on paper"), 4)}
+    for found in re.finditer(rf"`((?:{stems})_[a-z0-9_]+)`", TEXT):
+        # The name of an index, and columns of segments, are none of ours.
+        if found[1] not in DEFAULTS and found[1] not in others | {"session_order", "session_id"}:
+            blame(line_of(found.start()), f"there is no key {found[1]}")
 
 
 def check_alerts() -> None:
@@ -146,12 +146,11 @@ def check_alerts() -> None:
             blame("docs/OPERATIONS.md", f"there is no alert {heading}")
 
 
-def help_of(words: tuple[str, ...], known: dict = {}) -> str | None:
-    """What `colloquy WORDS --help` says, or nothing where there is no such command."""
-    if words not in known:
-        done = subprocess.run([BINARY, *words, "--help"], capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX)
-        known[words] = done.stdout if done.returncode == 0 else None
-    return known[words]
+@functools.cache
+def help_of(words: tuple[str, ...]) -> str:
+    """What `colloquy WORDS --help` says."""
+    done = subprocess.run([BINARY, *words, "--help"], capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX)
+    return done.stdout
 
 
 def check_command(line: int, command: str) -> None:
@@ -159,14 +158,14 @@ def check_command(line: int, command: str) -> None:
     options = [word.split("=")[0] for word in words if word.startswith("--")]
     path: tuple[str, ...] = ()
     for word in (word for word in words[1:] if re.fullmatch(r"[a-z]+", word)):
-        subcommands = re.findall(r"^  ([a-z]+) ", (help_of(path) or "").split("Options:")[0], re.M)
+        subcommands = re.findall(r"^  ([a-z]+) ", help_of(path).split("Options:")[0], re.M)
         if word in subcommands:
             path += (word,)
         elif subcommands:
             blame(line, f"there is no command {' '.join(['colloquy', *path, word])}")
             return
     for option in options:
-        if not re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", help_of(path) or ""):
+        if not re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", help_of(path)):
             blame(line, f"{' '.join(['colloquy', *path])} knows no {option}")
 
 
@@ -192,9 +191,9 @@ def check_links() -> None:
             blame(line_of(found.start()), f"{found[1]} leads nowhere")
         elif anchor and anchor not in anchors(path.read_text()):
             blame(line_of(found.start()), f"{found[1]}: there is no such heading")
-    for path, line in {found[1]: line_of(found.start()) for found in re.finditer(r"`((?:src|tests|deploy|k8s)/[\w./-]+)`", TEXT)}.items():
-        if not (ROOT / path).exists():
-            blame(line, f"there is no {path}")
+    for found in re.finditer(r"`((?:src|tests|deploy|k8s)/[\w./-]+)`", TEXT):
+        if not (ROOT / found[1]).exists():
+            blame(line_of(found.start()), f"there is no {found[1]}")
 
 
 def sources() -> str:
@@ -211,6 +210,14 @@ def check_log_lines() -> None:
         for words in [plain(cell), *re.findall(r"`(the cache [^`]+)`", meaning)]:
             if words not in code:
                 blame("the table of log lines", f"nothing logs {words!r}")
+
+
+def check_problems() -> None:
+    """Codes of failures, which stand behind their status: 503 `overloaded`."""
+    codes = re.findall(r' = (\d{3}) "([a-z-]+)"', (ROOT / "src/api/problem.rs").read_text())
+    for found in re.finditer(r"\b([45]\d\d) `([a-z-]+)`", TEXT):
+        if (found[1], found[2]) not in codes:
+            blame(line_of(found.start()), f"nothing is answered with {found[1]} and {found[2]}")
 
 
 def colloquy_environment(folder: pathlib.Path) -> dict[str, str]:
@@ -322,17 +329,34 @@ def check_drills() -> None:
             for step in re.split(r"^\$ ", drill, flags=re.M)[1:]:
                 command, _, expected = step.partition("\n")
                 done = subprocess.run(
-                    command, shell=True, cwd=folder, env=environment, text=True,
-                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=COMMAND_SECONDS_MAX,
+                    command,
+                    shell=True,
+                    cwd=folder,
+                    env=environment,
+                    text=True,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    timeout=COMMAND_SECONDS_MAX,
                 )
                 if alike(done.stdout) != alike(expected):
-                    blame(line_of(TEXT.index("$ " + command)), f"`{command}` printed\n{done.stdout}where the page has\n{expected}")
+                    line = line_of(TEXT.index("$ " + command))
+                    blame(line, f"`{command}` printed\n{done.stdout}where the page has\n{expected}")
                     break
 
 
-for check in (
-    check_keys, check_settings, check_alerts, check_commands, check_links, check_log_lines, check_metrics, check_arithmetic, check_drills,
-):
+CHECKS = [
+    check_keys,
+    check_settings,
+    check_alerts,
+    check_commands,
+    check_links,
+    check_log_lines,
+    check_problems,
+    check_metrics,
+    check_arithmetic,
+    check_drills,
+]
+for check in CHECKS:
     before = len(faults)
     check()
     print(f"{check.__name__.removeprefix('check_'):10} {'ok' if len(faults) == before else 'FAILED'}", flush=True)
