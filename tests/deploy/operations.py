@@ -8,7 +8,9 @@ arithmetic of its last section comes out; and the drills run and print what they
 Every fault is told, with its line; the exit code is 1 if there is any.
 """
 
+import contextlib
 import functools
+import itertools
 import math
 import os
 import pathlib
@@ -18,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import tomllib
 import urllib.request
@@ -29,6 +32,7 @@ PAGE = ROOT / "docs/OPERATIONS.md"
 BINARY = os.environ["COLLOQUY_TEST_BIN"]
 START_SECONDS_MAX = 30
 COMMAND_SECONDS_MAX = 60
+DRILL_SECONDS_MAX = 120
 # How far a figure may be from what its formula gives: figures are shown with three digits.
 ROUNDING = 0.006
 
@@ -317,31 +321,46 @@ def alike(text: str) -> str:
     return re.sub(r"written [\d.]+ (B|KiB|MiB)", "written BYTES", text).strip()
 
 
+def run_drill(commands: list[str]) -> list[str]:
+    """What each command printed, in one shell and a folder of its own."""
+    end = "--- the end of a step ---"
+    script = "".join(f"{command}\necho '{end}'\n" for command in commands)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        environment = colloquy_environment(folder)
+        shutil.copytree(ROOT / "examples", folder / "examples")
+        shell = subprocess.Popen(
+            ["bash", "-c", script],
+            cwd=folder,
+            env=environment,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        killer = threading.Timer(DRILL_SECONDS_MAX, os.killpg, [shell.pid, signal.SIGKILL])
+        killer.start()
+        printed, _ = shell.communicate()
+        killer.cancel()
+        # A server that the drill began, should it have failed to stop it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGKILL)
+    return printed.split(end + "\n")[:-1]
+
+
 def check_drills() -> None:
     drills = re.findall(r"<!-- drill:begin -->\n```console\n(.*?)```\n<!-- drill:end -->", TEXT, re.S)
-    if len(drills) < 2:
-        blame("docs/OPERATIONS.md", f"{len(drills)} drills, where two are wanted")
+    if len(drills) != 3:
+        blame("docs/OPERATIONS.md", f"{len(drills)} drills, where three are wanted")
     for drill in drills:
-        with tempfile.TemporaryDirectory() as name:
-            folder = pathlib.Path(name)
-            environment = colloquy_environment(folder)
-            shutil.copytree(ROOT / "examples", folder / "examples")
-            for step in re.split(r"^\$ ", drill, flags=re.M)[1:]:
-                command, _, expected = step.partition("\n")
-                done = subprocess.run(
-                    command,
-                    shell=True,
-                    cwd=folder,
-                    env=environment,
-                    text=True,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    timeout=COMMAND_SECONDS_MAX,
-                )
-                if alike(done.stdout) != alike(expected):
-                    line = line_of(TEXT.index("$ " + command))
-                    blame(line, f"`{command}` printed\n{done.stdout}where the page has\n{expected}")
-                    break
+        steps = [step.partition("\n") for step in re.split(r"^\$ ", drill, flags=re.M)[1:]]
+        outputs = run_drill([command for command, _, _ in steps])
+        for (command, _, expected), printed in itertools.zip_longest(steps, outputs, fillvalue=""):
+            if alike(printed) != alike(expected):
+                line = line_of(TEXT.index("$ " + command))
+                blame(line, f"`{command}` printed\n{printed}where the page has\n{expected}")
+                break
 
 
 CHECKS = [
