@@ -350,15 +350,15 @@ def run_drill(commands: list[str]) -> list[str]:
 
 
 def check_drills() -> None:
-    drills = re.findall(r"<!-- drill:begin -->\n```console\n(.*?)```\n<!-- drill:end -->", TEXT, re.S)
+    drills = list(re.finditer(r"<!-- drill:begin -->\n```console\n(.*?)```\n<!-- drill:end -->", TEXT, re.S))
     if len(drills) != 3:
         blame("docs/OPERATIONS.md", f"{len(drills)} drills, where three are wanted")
     for drill in drills:
-        steps = [step.partition("\n") for step in re.split(r"^\$ ", drill, flags=re.M)[1:]]
+        steps = [step.partition("\n") for step in re.split(r"^\$ ", drill[1], flags=re.M)[1:]]
         outputs = run_drill([command for command, _, _ in steps])
         for (command, _, expected), printed in itertools.zip_longest(steps, outputs, fillvalue=""):
             if alike(printed) != alike(expected):
-                line = line_of(TEXT.index("$ " + command))
+                line = line_of(TEXT.index("$ " + command, drill.start()))
                 blame(line, f"`{command}` printed\n{printed}where the page has\n{expected}")
                 break
 
