@@ -30,6 +30,7 @@ from k8s_security import can_talk, is_hardened, is_restricted
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "k8s" / "README.md"
+DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 DEFAULTS = tomllib.loads((ROOT / "config.default.toml").read_text())
 
 KUBERNETES_OLDEST = "1.31"
@@ -44,6 +45,14 @@ STOP_MARGIN_MS = 10_000
 SCALE_DOWN_AFTER_S_MIN = 300
 MEMORY_BESIDE_LIMITS_BYTES = 256 << 20
 PATIENCE_S = 20
+SIGNALS = ("TRACES", "METRICS", "LOGS")
+# https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/, as far as colloquy honours it
+OTEL_VARIABLES = {
+    *("OTEL_SDK_DISABLED", "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"),
+    *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS"),
+    *(f"OTEL_{signal}_EXPORTER" for signal in SIGNALS),
+    *(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT" for signal in SIGNALS),
+}
 
 
 @dataclass
@@ -297,11 +306,16 @@ def agrees_with_config(overlay):
     """The keys are known, shared, and say what a cluster needs. Whether the values hold, the binary says."""
     shared = ["store", "cache", "archive", "cache_prefix", "archive_every", "archive_s3_endpoint", "archive_s3_region"]
     version = run(overlay, ["--version"], {}).stdout.split()[-1]
+    user = re.search(r"^USER (\d+):(\d+)$", DOCKERFILE.read_text(), re.M)
     first = overlay.servers[0][1]
     for pod, container in overlay.colloquy:
         for name in container.env:
             if name.startswith("COLLOQUY_") and name.removeprefix("COLLOQUY_").lower() not in DEFAULTS:
                 overlay.fault(f"{pod}: {name} is not a key of config.default.toml")
+            if name.startswith("OTEL_") and name not in OTEL_VARIABLES:
+                overlay.fault(f"{pod}: {name} is not a variable that colloquy honours")
+        if [str(pod.spec["securityContext"].get(name)) for name in ("runAsUser", "runAsGroup")] != list(user.groups()):
+            overlay.fault(f"{pod} runs as another user than the image is made for, {user[0]}")
         for key in shared:
             if container.key(key) != first.key(key):
                 overlay.fault(f"{pod}: {key} differs from the servers'")
