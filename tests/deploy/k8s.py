@@ -101,6 +101,13 @@ class Overlay:
         self.docs = [doc for doc in yaml.safe_load_all(text) if doc]
         self.faults = []
 
+    def check(self):
+        for check in CHECKS:
+            try:
+                check(self)
+            except KeyError as missing:
+                self.fault(f"{check.__name__} looks for {missing}, which some object does not have")
+
     def fault(self, what):
         self.faults.append(f"{self.name}: {what}")
 
@@ -485,8 +492,7 @@ def main():
     faults = documents_what_works()
     for name, _, file in (pair.partition("=") for pair in built):
         overlay = Overlay(name, Path(file).read_text(), binary)
-        for check in CHECKS:
-            check(overlay)
+        overlay.check()
         faults += overlay.faults
         print(f"k8s: {name}: {len(overlay.docs)} objects, {len(overlay.pods)} kinds of pods, {len(overlay.faults)} faults")
     for fault in faults:
