@@ -41,7 +41,7 @@ REQUIRED_KINDS = {
 }
 # What a stopping server gives runs of the archiver: STOP_WAIT_MAX in src/archive/run.rs.
 STOP_ARCHIVE_MS = 10_000
-STOP_MARGIN_MS = 10_000
+STOP_MARGIN_MS = 5_000
 SCALE_DOWN_AFTER_S_MIN = 300
 MEMORY_BESIDE_LIMITS_BYTES = 256 << 20
 PATIENCE_S = 20
@@ -446,7 +446,7 @@ def leaves_in_time(overlay):
     """The sums of README.md: what a stop may take, what a probe may take, what a request may take of memory."""
     for pod, container in overlay.servers:
         ms = {key: container.number(key) for key in ("shutdown_drain_ms", "shutdown_grace_ms", "mongo_call_ms_max")}
-        needed = sum(ms.values()) + STOP_ARCHIVE_MS + STOP_MARGIN_MS
+        needed = sum(ms.values()) + ms["mongo_call_ms_max"] + STOP_ARCHIVE_MS + STOP_MARGIN_MS
         granted = pod.spec.get("terminationGracePeriodSeconds", 30) * 1000
         if granted < needed:
             overlay.fault(f"{pod}: a stop may take {needed} ms, and is granted {granted} ms")
