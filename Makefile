@@ -38,6 +38,10 @@ dev: engines ## MongoDB, Redis, an S3 server and two servers of colloquy on them
 bench-archive: ## what archiving costs and saves, on the embedded default; bench/archive.rs says how on other backends
 	cargo bench --locked --bench archive
 
+.PHONY: bench-telemetry
+bench-telemetry: ## what telemetry costs, in processor time a request
+	cargo bench --locked --bench telemetry
+
 .PHONY: tools
 tools: ## install the pinned check tools that are missing
 	@$(tools)
