@@ -11,7 +11,7 @@
 //! - [`metrics`]: the counters of `/metrics`.
 //! - [`spec`]: the OpenAPI document.
 //! - [`draining`]: what a server that was asked to stop says until it stops.
-//! - [`server`]: the listening socket.
+//! - [`listener`], [`server`]: the listening socket, and what is served on it.
 
 use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make_sync};
 use poem_openapi::OpenApiService;
@@ -22,6 +22,7 @@ pub mod body;
 pub mod draining;
 pub mod envelope;
 pub mod extract;
+pub mod listener;
 pub mod metrics;
 pub mod operations;
 pub mod problem;
