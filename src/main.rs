@@ -233,10 +233,19 @@ fn main() -> ExitCode {
     if let Command::Health { ready } = command {
         return health(&config, ready);
     }
-    if let Err(error) = telemetry::init(config.log_format, &config.log_filter) {
-        eprintln!("colloquy: {error}");
-        return ExitCode::FAILURE;
-    }
+    let telemetry = match telemetry::init(config.log_format, &config.log_filter) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("colloquy: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let code = run_to_end(command, &config);
+    telemetry.end();
+    code
+}
+
+fn run_to_end(command: Command, config: &Config) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -244,7 +253,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(command, &config)) {
+    match runtime.block_on(run(command, config)) {
         Ok(code) => code,
         // Whoever read the output had enough of it, as `head` does.
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,

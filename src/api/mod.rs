@@ -8,7 +8,6 @@
 //! - [`answer`]: turns both into responses and into entries of the document.
 //! - [`problem`]: failures; the only place that knows their status codes.
 //! - [`envelope`]: what is around every request: id, log line, uniform errors.
-//! - [`metrics`]: the counters of `/metrics`.
 //! - [`spec`]: the OpenAPI document.
 //! - [`draining`]: what a server that was asked to stop says until it stops.
 //! - [`listener`], [`server`]: the listening socket, and what is served on it.
@@ -23,7 +22,6 @@ pub mod draining;
 pub mod envelope;
 pub mod extract;
 pub mod listener;
-pub mod metrics;
 pub mod operations;
 pub mod problem;
 pub mod routes;
@@ -39,7 +37,7 @@ use self::{
     envelope::Envelope,
     routes::{ConversationApi, HealthApi},
 };
-use crate::{domain::Tenant, service::Service};
+use crate::{domain::Tenant, service::Service, telemetry::metrics};
 
 /// The whole API over the use cases.
 pub fn endpoint(service: &Service, limits: BodyLimits, draining: Draining) -> impl Endpoint + use<> {
@@ -61,7 +59,7 @@ pub fn endpoint(service: &Service, limits: BodyLimits, draining: Draining) -> im
     Route::new()
         .at("/docs", fixed("text/html; charset=utf-8", swagger))
         .at("/openapi.json", fixed(answer::JSON, document))
-        .at("/metrics", counted(service.clone()))
+        .at("/metrics", counted())
         .nest("/", OpenApiService::new(apis, "", ""))
         .data(limits)
         .with(Envelope::default())
@@ -76,9 +74,10 @@ fn fixed(content_type: &'static str, text: String) -> impl Endpoint {
 }
 
 /// Answers GET with what the process counts.
-fn counted(service: Service) -> impl Endpoint {
-    poem::get(make_sync(move |_| {
-        let text = metrics::text(&service);
-        Response::builder().content_type(metrics::CONTENT_TYPE).body(text)
+fn counted() -> impl Endpoint {
+    poem::get(make_sync(|_| {
+        Response::builder()
+            .content_type(metrics::CONTENT_TYPE)
+            .body(metrics::text())
     }))
 }

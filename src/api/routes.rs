@@ -437,8 +437,9 @@ impl HealthApi {
     /// Readiness
     ///
     /// Answers 200 while requests can be served, and 503 while the store can't be reached, and from when the process was
-    /// asked to stop, though it serves for a while longer. A cache that can't be reached
-    /// is `degraded`: every request asks the store.
+    /// asked to stop, though it serves for a while longer. A cache that can't be reached is `degraded`: every request
+    /// asks the store. So is an archive that did not answer when it was last asked: only reads of archived sessions are
+    /// refused.
     #[oai(
         path = "/readyz",
         method = "get",
@@ -449,8 +450,9 @@ impl HealthApi {
         self.draining.refuse()?;
         self.service.ready().await?;
         let cache = self.service.cache_health().as_str();
+        let archive = self.service.archive_health().as_str();
         Ok(Answer::new(StatusCode::OK, |out| {
-            wire::write_readiness(out, cache)
+            wire::write_readiness(out, cache, archive)
         }))
     }
 }

@@ -33,6 +33,8 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+use crate::telemetry::metrics::{Active, metrics};
+
 /// What bounds the server (I9).
 #[derive(Debug, Clone, Copy)]
 pub struct ServerLimits {
@@ -192,6 +194,7 @@ impl Acceptor for BoundedAcceptor {
                     stall: Stall::new(self.stalled),
                     silence: Some(silence),
                     _place: place,
+                    _counted: metrics().connection(),
                 };
                 Ok((
                     connection,
@@ -215,6 +218,7 @@ struct Connection {
     stall: Stall,
     silence: Option<Silence>,
     _place: OwnedSemaphorePermit,
+    _counted: Active,
 }
 
 /// The time by which a connection must get on. It is set anew by every write that the peer took a part of, and by the

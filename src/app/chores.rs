@@ -8,8 +8,17 @@ use tokio::{
 };
 
 use crate::{
-    archive::Trigger, commands::upkeep::Round, config::Config, domain::Error, service::Service, store::Upkeep,
+    archive::Trigger,
+    commands::upkeep::{self, Round},
+    config::Config,
+    domain::Error,
+    service::Service,
+    store::Upkeep,
+    telemetry::metrics::metrics,
 };
+
+const UPKEEP: &str = "upkeep";
+const BACKLOG: &str = "looking at the backlog";
 
 /// The chores under way.
 pub(super) struct Chores(Vec<JoinHandle<()>>);
@@ -17,7 +26,11 @@ pub(super) struct Chores(Vec<JoinHandle<()>>);
 /// Begins them; each is done at once, and then every so often.
 pub(super) fn begin(service: &Service, config: &Config) -> Chores {
     let every = Duration::from_millis(config.upkeep_every_ms);
-    let mut chores = vec![tokio::spawn(housekeeping(service.clone(), every))];
+    let look_every = Duration::from_millis(config.health_every_ms);
+    let mut chores = vec![
+        tokio::spawn(housekeeping(service.clone(), every)),
+        tokio::spawn(looking_at_backends(service.clone(), look_every)),
+    ];
     if let (Some(every), Ok(_)) = (config.archive_every.get(), service.archive()) {
         let round = Round {
             retention: config.archive_retention.get(),
@@ -40,6 +53,9 @@ impl Chores {
 }
 
 async fn housekeeping(service: Service, every: Duration) {
+    [UPKEEP, BACKLOG]
+        .into_iter()
+        .for_each(|chore| metrics().chore_begun(chore));
     let mut rounds = interval(every);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -51,29 +67,52 @@ async fn housekeeping(service: Service, every: Duration) {
                 tombstones_dropped = done.tombstones_dropped,
                 "upkeep"
             ),
-            Err(error) => failed("upkeep", &error),
+            Err(error) => failed(UPKEEP, &error),
         }
+        if let Err(error) = service.look_at_backlog().await {
+            failed(BACKLOG, &error);
+        }
+    }
+}
+
+/// Keeps what `/readyz` and `/metrics` say of the backends true.
+async fn looking_at_backends(service: Service, every: Duration) {
+    let mut rounds = interval(every);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        service.look_at_backends().await;
     }
 }
 
 /// Archiving, and the upkeep of the archive.
 async fn archiving(service: Service, round: Round, every: Duration) {
+    upkeep::CHORES
+        .into_iter()
+        .for_each(|chore| metrics().chore_begun(chore));
     let mut rounds = interval(every);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         rounds.tick().await;
+        let mut failures = 0;
         let told = round.perform(&service, |chore, done| match done {
             Ok(None) => {}
             Ok(Some(done)) => tracing::info!("{chore}: {done}"),
-            Err(error) => failed(chore, &error),
+            Err(error) => {
+                failures += 1;
+                failed(chore, &error);
+            }
         });
-        if let Err(error) = told.await {
-            failed("archiving", &error);
+        match told.await {
+            Ok(()) if failures == 0 => metrics().archive_round(),
+            Ok(()) => {}
+            Err(error) => failed(upkeep::ARCHIVING, &error),
         }
     }
 }
 
-fn failed(chore: &str, error: &Error) {
+fn failed(chore: &'static str, error: &Error) {
+    metrics().chore_failed(chore);
     let source = std::error::Error::source(error);
     tracing::warn!(%error, ?source, "{chore} failed; it is tried again at its time");
 }

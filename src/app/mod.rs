@@ -33,6 +33,7 @@ use crate::{
 
 mod backends;
 mod chores;
+mod gauges;
 
 pub use backends::{check, compact, init, open};
 
@@ -114,6 +115,7 @@ async fn serve_on(
     let url = format!("http://{}", reachable(server.address()));
     let draining = Draining::default();
     let endpoint = api::endpoint(service, body, draining.clone());
+    gauges::begin(service);
     if let Some(path) = address_file {
         write_whole(path, &url).map_err(|error| AppError::Write(path.display().to_string(), error))?;
     }

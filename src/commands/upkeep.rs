@@ -12,6 +12,15 @@ use crate::{
     service::Service,
 };
 
+/// What a round consists of, in its order.
+pub const CHORES: [&str; 5] = [IDLE, ARCHIVING, REWRITING, RETENTION, SWEEPING];
+
+const IDLE: &str = "ending idle sessions";
+pub const ARCHIVING: &str = "archiving";
+const REWRITING: &str = "rewriting segments";
+const RETENTION: &str = "retention";
+const SWEEPING: &str = "sweeping the archive";
+
 /// How a round is done.
 #[derive(Debug, Clone, Copy)]
 pub struct Round {
@@ -34,18 +43,18 @@ impl Round {
     /// [`Kind::ArchiveUnavailable`]: there is no archive. All else is told.
     pub async fn perform(&self, service: &Service, mut tell: impl FnMut(&'static str, Done)) -> Result<()> {
         let archive = service.archive()?;
-        tell("ending idle sessions", self.end_idle(service).await);
+        tell(IDLE, self.end_idle(service).await);
         if !archive.is_stopping() {
-            tell("archiving", self.archive(service).await);
+            tell(ARCHIVING, self.archive(service).await);
         }
         if !archive.is_stopping() {
-            tell("rewriting segments", rewrite(service).await);
+            tell(REWRITING, rewrite(service).await);
         }
         if !archive.is_stopping() {
-            tell("retention", self.expire(service).await);
+            tell(RETENTION, self.expire(service).await);
         }
         if !archive.is_stopping() {
-            tell("sweeping the archive", self.sweep(service).await);
+            tell(SWEEPING, self.sweep(service).await);
         }
         Ok(())
     }

@@ -86,6 +86,7 @@ config! {
     store: StoreUrl = text;
     tombstone_days: u32 = number(1..=3_650);
     upkeep_every_ms: u64 = number(100..=86_400_000);
+    health_every_ms: u64 = number(100..=600_000);
     sqlite_readers: usize = number(1..=64);
     sqlite_queue_jobs_max: usize = number(1..=1_000_000);
     sqlite_group_jobs_max: usize = number(1..=100_000);

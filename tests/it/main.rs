@@ -10,6 +10,7 @@ mod ledger;
 mod random;
 mod refusal;
 mod talk;
+mod telemetry;
 mod wire;
 
 mod archive;
