@@ -10,7 +10,7 @@
 //! - [`envelope`]: what is around every request: id, log line, uniform errors.
 //! - [`spec`]: the OpenAPI document.
 //! - [`draining`]: what a server that was asked to stop says until it stops.
-//! - [`server`]: the listening socket.
+//! - [`listener`], [`server`]: the listening socket, and what is served on it.
 
 use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make_sync};
 use poem_openapi::OpenApiService;
@@ -21,6 +21,7 @@ pub mod body;
 pub mod draining;
 pub mod envelope;
 pub mod extract;
+pub mod listener;
 pub mod operations;
 pub mod problem;
 pub mod routes;

@@ -1,4 +1,4 @@
-//! The listening socket: connections bounded, small packets sent at once, and a way to stop that loses nothing.
+//! The server: connections bounded, small packets sent at once, and a way to stop that loses nothing.
 //!
 //! poem's own acceptor sets no TCP_NODELAY, spins when the process is out of file descriptors, takes any number of
 //! connections, and waits for ever for the rest of a request's head, or for a peer to take its answer; this one mends
@@ -16,7 +16,10 @@ use std::{
     time::Duration,
 };
 
-use super::draining::{Draining, Parting};
+use super::{
+    draining::{Draining, Parting},
+    listener::{Listener, Silence},
+};
 use poem::{
     Endpoint, Request, Server,
     http::uri::Scheme,
@@ -95,6 +98,7 @@ impl BoundServer {
             },
             cut_off: Arc::clone(&cut_off),
         };
+        let (listener, closing) = Listener::new(self.listener);
         let stop = async {
             stop.await;
             draining.begin();
@@ -103,10 +107,11 @@ impl BoundServer {
                 tracing::info!(drain_ms, "draining: serving on, but ready no more");
                 tokio::time::sleep(limits.shutdown_drain).await;
             }
+            closing.close().await;
             cut_off.stopping.store(true, Ordering::Relaxed);
         };
         let acceptor = BoundedAcceptor {
-            listener: self.listener,
+            listener,
             address: LocalAddr(self.address.into()),
             places: Arc::new(Semaphore::new(limits.connections_max)),
             stalled: limits.stalled_connection,
@@ -160,7 +165,7 @@ impl Drop for Unfinished<'_> {
 }
 
 struct BoundedAcceptor {
-    listener: TcpListener,
+    listener: Listener,
     address: LocalAddr,
     places: Arc<Semaphore>,
     stalled: Duration,
@@ -174,16 +179,20 @@ impl Acceptor for BoundedAcceptor {
     }
 
     async fn accept(&mut self) -> io::Result<(Self::Io, LocalAddr, RemoteAddr, Scheme)> {
-        let place = Arc::clone(&self.places)
-            .acquire_owned()
-            .await
-            .map_err(io::Error::other)?;
+        let place = || Arc::clone(&self.places).acquire_owned();
+        let place = tokio::select! {
+            place = place() => place,
+            // A server that is full closes its socket in time, too.
+            () = self.listener.closed() => place().await,
+        };
+        let place = place.map_err(io::Error::other)?;
         match self.listener.accept().await {
-            Ok((stream, remote)) => {
+            Ok((stream, remote, silence)) => {
                 stream.set_nodelay(true)?;
                 let connection = Connection {
                     stream,
                     stall: Stall::new(self.stalled),
+                    silence: Some(silence),
                     _place: place,
                     _counted: metrics().connection(),
                 };
@@ -207,6 +216,7 @@ impl Acceptor for BoundedAcceptor {
 struct Connection {
     stream: TcpStream,
     stall: Stall,
+    silence: Option<Silence>,
     _place: OwnedSemaphorePermit,
     _counted: Active,
 }
@@ -275,6 +285,7 @@ impl AsyncRead for Connection {
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
             Poll::Pending => self.stall.pending(cx),
             Poll::Ready(read) => {
+                self.silence = None;
                 self.stall.was_read();
                 Poll::Ready(read)
             }

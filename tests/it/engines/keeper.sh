@@ -30,7 +30,8 @@ any_alive() {
   return 1
 }
 
-for pid in "${!pids[@]}"; do kill -KILL "$pid" 2>/dev/null; done
+# Each leads a process group, in which its own children are, too.
+for pid in "${!pids[@]}"; do kill -KILL -- "-$pid" 2>/dev/null; done
 for ((tenths = 0; tenths < 50; tenths++)); do
   any_alive || break
   sleep 0.1

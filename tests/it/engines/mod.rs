@@ -1,4 +1,5 @@
-//! Real engines for tests: MongoDB, Redis and SeaweedFS (S3), from `.engines`, which `make engines` fills.
+//! Real engines for tests: MongoDB, Redis and SeaweedFS (S3), from `.engines`, which `make engines` fills, and nginx, which
+//! `make packages` installs.
 //!
 //! A test that leaves its engine whole uses the shared one of this test binary, started by whoever comes first:
 //! [`mongodb`], [`redis`] and [`s3`] each give it a place of its own there. A test that kills, pauses or fills an engine
@@ -17,6 +18,7 @@
 mod checks;
 mod lend;
 mod mongod;
+mod nginx;
 mod ports;
 mod process;
 mod redis;
@@ -30,6 +32,8 @@ use uuid::Uuid;
 
 pub use self::{
     mongod::ReplicaSet,
+    nginx::Nginx,
+    ports::free_port,
     process::Engine,
     redis::{DATABASES, Redis},
     seaweed::{Bucket, Seaweed},

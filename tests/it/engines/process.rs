@@ -34,6 +34,7 @@ pub struct NotStarted(String);
 pub struct Process {
     name: &'static str,
     child: Child,
+    binary: PathBuf,
     args: Vec<String>,
     folder: TempDir,
     files: Vec<PathBuf>,
@@ -43,6 +44,15 @@ impl Process {
     /// Starts `.engines/{name}` with the arguments that `args` makes of its new folder.
     pub fn start(name: &'static str, args: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let binary = binary(Path::new(env!("CARGO_MANIFEST_DIR")), name);
+        Self::start_program(name, binary, args)
+    }
+
+    /// As [`start`](Self::start), a program that is elsewhere.
+    pub fn start_program(
+        name: &'static str,
+        binary: PathBuf,
+        args: impl FnOnce(&Path) -> Vec<String>,
+    ) -> Self {
         let folder = tempfile::Builder::new()
             .prefix(name)
             .tempdir_in(&KEEPER.folder)
@@ -52,6 +62,7 @@ impl Process {
         Self {
             name,
             child,
+            binary,
             args,
             folder,
             files: Vec::new(),
@@ -61,8 +72,7 @@ impl Process {
     /// Starts it again, once it has ended, on the same folder and ports.
     pub fn start_again(&mut self) {
         assert!(!self.is_running(), "{} still runs", self.name);
-        let binary = binary(Path::new(env!("CARGO_MANIFEST_DIR")), self.name);
-        self.child = spawn(&binary, &self.args, self.folder.path());
+        self.child = spawn(&self.binary, &self.args, self.folder.path());
     }
 
     /// Waits until `ask` gets an answer from this very process.

@@ -212,6 +212,8 @@ impl Client {
                 last.is_none_or(|last| last < seq),
                 "{seq} after {last:?}: {event}"
             );
+        } else {
+            self.stage.count_replayed();
         }
     }
 

@@ -64,6 +64,7 @@ pub struct Stage {
     urls: Mutex<Vec<String>>,
     over: AtomicBool,
     acknowledged: AtomicUsize,
+    replayed: AtomicUsize,
     sessions: AtomicUsize,
     broken: AtomicUsize,
 }
@@ -94,6 +95,7 @@ impl Load {
             urls: Mutex::new(urls),
             over: AtomicBool::new(false),
             acknowledged: AtomicUsize::new(0),
+            replayed: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
             broken: AtomicUsize::new(0),
         });
@@ -158,6 +160,15 @@ impl Stage {
 
     pub fn count_acknowledged(&self, events: usize) {
         self.acknowledged.fetch_add(events, Ordering::Relaxed);
+    }
+
+    pub fn count_replayed(&self) {
+        self.replayed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Events that were stored before the request arrived that was answered.
+    pub fn replayed(&self) -> usize {
+        self.replayed.load(Ordering::Relaxed)
     }
 
     /// A session that nobody opened yet, when it is time for one.

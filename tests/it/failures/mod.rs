@@ -8,6 +8,7 @@
 //! `COLLOQUY_TEST_FAILURE_ROUNDS` repeats the faults so many times, `COLLOQUY_TEST_SEED` repeats what the clients choose.
 
 use std::{
+    process::ExitStatus,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,7 +19,7 @@ use futures_util::future::join_all;
 use crate::harness::{Folder, Server, folder};
 
 mod client;
-mod load;
+pub mod load;
 mod mongodb;
 mod oracle;
 mod outage;
@@ -27,7 +28,7 @@ pub mod proxy;
 mod readiness;
 mod redis;
 mod replicas;
-mod settle;
+pub mod settle;
 mod snapshots;
 mod timings;
 
@@ -40,7 +41,7 @@ fn rounds(default: usize) -> usize {
 }
 
 /// Processes of the service on one database.
-struct Replicas {
+pub struct Replicas {
     servers: Vec<Option<Server>>,
     folders: Vec<Arc<Folder>>,
     flags: Vec<Vec<String>>,
@@ -49,27 +50,29 @@ struct Replicas {
 impl Replicas {
     /// On this database, which is initialised first; one replica for each of the caches, with these further settings.
     async fn start(mongodb: &str, caches: &[&str], settings: &[&str]) -> Self {
+        let settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
+        Self::start_each(mongodb, caches, |_| settings.clone()).await
+    }
+
+    /// As [`start`](Self::start), with settings of its own for each replica.
+    pub async fn start_each(mongodb: &str, caches: &[&str], settings: impl Fn(usize) -> Vec<String>) -> Self {
         let options = MongoOptions {
             pool_min: 0,
             ..MongoOptions::default()
         };
         let report = mongo::init(mongodb, &options, CHUNKS_DEFAULT).await;
         assert!(report.expect("an initialised database").is_ready());
-        let flags = |cache: &&str| {
+        let flags = |(replica, cache): (usize, &&str)| {
             let mut flags = vec![format!("--store={mongodb}")];
             let ours = [format!("cache={cache}"), "log_filter=warn".to_owned()];
-            let settings = settings.iter().map(|&setting| setting.to_owned());
-            flags.extend(
-                ours.into_iter()
-                    .chain(settings)
-                    .map(|setting| format!("--set={setting}")),
-            );
+            let settings = ours.into_iter().chain(settings(replica));
+            flags.extend(settings.map(|setting| format!("--set={setting}")));
             flags
         };
         let mut replicas = Self {
             servers: Vec::new(),
             folders: caches.iter().map(|_| folder()).collect(),
-            flags: caches.iter().map(flags).collect(),
+            flags: caches.iter().enumerate().map(flags).collect(),
         };
         for replica in 0..caches.len() {
             replicas.servers.push(None);
@@ -78,9 +81,18 @@ impl Replicas {
         replicas
     }
 
-    async fn start_again(&mut self, replica: usize) {
+    pub async fn start_again(&mut self, replica: usize) {
         let folder = Arc::clone(&self.folders[replica]);
         self.servers[replica] = Some(Server::start_on(folder, &self.flags[replica], &[]).await);
+    }
+
+    /// SIGTERM; gives how the replica exited.
+    pub async fn stop(&mut self, replica: usize) -> ExitStatus {
+        self.servers[replica]
+            .take()
+            .expect("a running replica")
+            .stop()
+            .await
     }
 
     /// kill -9.
@@ -88,7 +100,7 @@ impl Replicas {
         self.servers[replica].take().expect("a running replica").kill();
     }
 
-    fn server(&self, replica: usize) -> &Server {
+    pub fn server(&self, replica: usize) -> &Server {
         self.servers[replica].as_ref().expect("a running replica")
     }
 

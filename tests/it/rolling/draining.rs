@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     harness::{Server, expect, folder},
-    wire::{Answer, Wire, begin_post},
+    wire::{Answer, Wire, begin_post, request},
 };
 
 /// Longer than any test: who sets this ends the server otherwise.
@@ -15,6 +15,8 @@ const FOR_EVER: &str = "--set=shutdown_drain_ms=600000";
 
 /// Well within the default grace of 10 s, and far more than stopping takes.
 const PROMPTLY: Duration = Duration::from_secs(5);
+
+const JSON: &str = "content-type: application/json\r\n";
 
 const DRAINING: &str = "draining: serving on";
 
@@ -119,6 +121,33 @@ async fn after_the_drain_it_takes_no_connection_and_finishes_what_is_in_flight()
     for id in ["before", "during"] {
         expect(server.get(&format!("/v1/sessions/s/events/{id}")), 200).await;
     }
+}
+
+/// A server that is full leaves connections to the system, which resets them when the socket closes over their heads.
+#[tokio::test]
+async fn who_waits_to_be_accepted_when_the_socket_closes_is_served() {
+    let mut server = server(&["--set=connections_max=1"]).await;
+    // The only place, until its body is sent; the client of the line above gives it up.
+    server.client = reqwest::Client::new();
+    let mut first = begin_post(&server, "/v1/sessions/s/events", event("first").len()).await;
+    let mut waiting = Vec::new();
+    for id in ["a", "b", "c"] {
+        let (mut wire, body) = (Wire::to(&server).await, event(id));
+        wire.send(request("POST", "/v1/sessions/s/events", JSON, body.as_bytes()))
+            .await;
+        waiting.push(wire);
+    }
+    server.ask_to_stop();
+    let started = Instant::now();
+    while TcpStream::connect(server.address()).await.is_ok() {
+        assert!(started.elapsed() < PROMPTLY, "still taking connections");
+    }
+    first.send(&event("first")).await;
+    assert_eq!(first.answer().await.status, 201);
+    for connection in &mut waiting {
+        assert_eq!(connection.answer().await.status, 201);
+    }
+    assert_eq!(server.wait().await.code(), Some(0));
 }
 
 #[tokio::test]

@@ -3,3 +3,4 @@
 //! [`draining`] has what a single server promises when it is told to stop; [`traffic`] changes replicas behind a real nginx.
 
 mod draining;
+mod traffic;
