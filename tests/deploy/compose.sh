@@ -30,6 +30,7 @@ cp deploy/nginx/nginx.conf deploy/nginx/listen.conf "$dir/nginx/"
 sed -E -e '/^resolver /d' -e 's/^(server )[a-z0-9-]+:([0-9]+) resolve/\1127.0.0.1:\2/' deploy/nginx/upstream.conf \
   >"$dir/nginx/upstream.conf"
 nginx -q -t -e stderr -p "$dir/nginx/" -c "$dir/nginx/nginx.conf"
+python3 -B tests/deploy/nginx.py "$(command -v nginx)"
 
 # Nothing else is in the folder in which the image is built.
 python3 -B tests/deploy/compose.py context "$dir/context"
