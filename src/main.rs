@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 use colloquy::{
     api, app,
     app::AppError,
-    archive::RunRequest,
-    commands::{archive::Task, import::Source},
+    archive::{RunRequest, Trigger},
+    commands::{archive::Task, import::Source, upkeep::Round},
     config::{Config, Sources},
     domain::{SessionId, Span},
     telemetry,
@@ -84,6 +84,12 @@ enum Command {
         #[command(subcommand)]
         command: ArchiveCommand,
     },
+    /// Ask the server that runs at `listen` how it is; exits with 1 unless all is well
+    Health {
+        /// Whether it can serve, too, and not only whether it runs
+        #[arg(long)]
+        ready: bool,
+    },
     /// Rewrite the embedded store's file: frees space, and takes out the last traces of what was erased
     Compact,
     /// Print the OpenAPI document
@@ -132,6 +138,8 @@ enum ArchiveCommand {
         #[arg(long, value_name = "SPAN")]
         retention: Option<Span>,
     },
+    /// Do once all that a server does on schedule: end idle sessions, archive, rewrite, expire, sweep
+    Upkeep,
     /// Make a store that was lost know every archived session again, from the archive alone
     Rebuild,
 }
@@ -163,6 +171,12 @@ impl ArchiveCommand {
                     .or(config.archive_retention.span())
                     .ok_or("archive_retention is off: say how long to keep days with --retention")?,
             },
+            Self::Upkeep => Task::Upkeep(Round {
+                retention: config.archive_retention.get(),
+                idle_timeout: config.session_idle_timeout.get(),
+                sweep_grace: config.archive_sweep_grace.get(),
+                trigger: Trigger::Command,
+            }),
             Self::Rebuild => Task::Rebuild,
         })
     }
@@ -215,10 +229,23 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    if let Err(error) = telemetry::init(config.log_format, &config.log_filter) {
-        eprintln!("colloquy: {error}");
-        return ExitCode::FAILURE;
+    // Asked every few seconds for ever: not worth a log, or spans.
+    if let Command::Health { ready } = command {
+        return health(&config, ready);
     }
+    let telemetry = match telemetry::init(config.log_format, &config.log_filter) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("colloquy: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let code = run_to_end(command, &config);
+    telemetry.end();
+    code
+}
+
+fn run_to_end(command: Command, config: &Config) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -226,7 +253,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(command, &config)) {
+    match runtime.block_on(run(command, config)) {
         Ok(code) => code,
         // Whoever read the output had enough of it, as `head` does.
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
@@ -281,9 +308,26 @@ async fn run(command: Command, config: &Config) -> Result<ExitCode, AppError> {
             let (before, after) = app::compact(config).await?;
             print(&format!("compacted from {before} to {after} bytes\n"));
         }
-        Command::Openapi => {}
+        Command::Health { .. } | Command::Openapi => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn health(config: &Config, ready: bool) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let asked = runtime
+        .map_err(AppError::Server)
+        .and_then(|runtime| runtime.block_on(app::health(config, ready)));
+    match asked {
+        Ok(said) => {
+            print(&format!("{}\n", said.body));
+            exit_code(said.good)
+        }
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn usage(wrong: &str) -> ExitCode {

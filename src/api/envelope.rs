@@ -6,7 +6,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 use futures_util::FutureExt;
 use poem::{
     Endpoint, IntoResponse, Middleware, Request, Response, Result,
-    http::{HeaderValue, header},
+    http::{HeaderValue, Method, header},
 };
 use tracing::Instrument;
 use uuid::Uuid;
@@ -16,9 +16,17 @@ use super::{
     problem::{Code, Problem},
     spec::RouteTable,
 };
-use crate::domain::{Error, FieldError, error::FAULTS_TOLD_MAX};
+use crate::{
+    domain::{Error, FieldError, error::FAULTS_TOLD_MAX},
+    telemetry::{
+        metrics::metrics,
+        spans::{self, Caller},
+    },
+};
 
 const REQUEST_ID: &str = "X-Request-Id";
+const TRACEPARENT: &str = "traceparent";
+const TRACESTATE: &str = "tracestate";
 
 /// Longest request id that is taken from a caller, in characters.
 const REQUEST_ID_LENGTH_MAX: usize = 128;
@@ -62,13 +70,25 @@ impl<E: Endpoint> Endpoint for Enveloped<E> {
     async fn call(&self, mut request: Request) -> Result<Response> {
         let started = Instant::now();
         let id = request_id(&request);
-        let trace_id = trace_id(&request).map(str::to_owned);
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
+        // A path that is no route's is whatever a stranger made up: it is no label, and is not logged.
+        let route = self.routes.template(&path);
+        let traced = spans::request(known(&method), route, &path, caller(&request));
+        let trace_id = spans::trace_id(&traced).or_else(|| trace_id(&request).map(str::to_owned));
         request.set_data(id.clone());
 
-        let span = tracing::info_span!("request", request_id = %id.0, trace_id);
-        let mut response = self.answer(request, &id).instrument(span).await;
+        let active = metrics().request_active();
+        let logged = tracing::info_span!(parent: &traced, "request", request_id = %id.0, trace_id);
+        let mut response = self
+            .answer(request, &id)
+            .instrument(logged)
+            .instrument(traced.clone())
+            .await;
+        drop(active);
+        let (status, took) = (response.status().as_u16(), started.elapsed());
+        spans::answered(&traced, status);
+        metrics().request(known(&method), route.unwrap_or("-"), status, took);
 
         let headers = response.headers_mut();
         if let Ok(value) = HeaderValue::from_str(&id.0) {
@@ -76,13 +96,16 @@ impl<E: Endpoint> Endpoint for Enveloped<E> {
         }
         // A proxy that kept an answer would serve it stale (I3).
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(value) = spans::traceparent(&traced).and_then(|text| HeaderValue::from_str(&text).ok()) {
+            headers.insert(TRACEPARENT, value);
+        }
+        let _in_trace = traced.enter();
         tracing::info!(
             target: "colloquy::http",
             %method,
-            // A path that is no route's is whatever a stranger made up: it is no label, and is not logged.
-            route = self.routes.template(&path).unwrap_or("-"),
-            status = response.status().as_u16(),
-            duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            route = route.unwrap_or("-"),
+            status,
+            duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             request_id = %id.0,
             trace_id,
             "request"
@@ -176,9 +199,31 @@ fn request_id(request: &Request) -> RequestId {
     }
 }
 
+/// The method as telemetry knows it: what a stranger made up is no label.
+fn known(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "_OTHER",
+    }
+}
+
+/// What the caller says of its trace.
+fn caller(request: &Request) -> Caller<'_> {
+    Caller {
+        traceparent: request.header(TRACEPARENT),
+        tracestate: request.header(TRACESTATE),
+    }
+}
+
 /// The trace id of a W3C `traceparent`, so that the log can be joined with the caller's traces.
 fn trace_id(request: &Request) -> Option<&str> {
-    let mut parts = request.header("traceparent")?.split('-');
+    let mut parts = request.header(TRACEPARENT)?.split('-');
     let (version, trace_id) = (parts.next()?, parts.next()?);
     let hex = |text: &str, length| text.len() == length && text.bytes().all(|b| b.is_ascii_hexdigit());
     (hex(version, 2) && hex(trace_id, 32) && trace_id.bytes().any(|b| b != b'0')).then_some(trace_id)

@@ -8,8 +8,8 @@
 //! - [`answer`]: turns both into responses and into entries of the document.
 //! - [`problem`]: failures; the only place that knows their status codes.
 //! - [`envelope`]: what is around every request: id, log line, uniform errors.
-//! - [`metrics`]: the counters of `/metrics`.
 //! - [`spec`]: the OpenAPI document.
+//! - [`draining`]: what a server that was asked to stop says until it stops.
 //! - [`server`]: the listening socket.
 
 use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make_sync};
@@ -18,9 +18,9 @@ use poem_openapi::OpenApiService;
 pub mod admin;
 pub mod answer;
 pub mod body;
+pub mod draining;
 pub mod envelope;
 pub mod extract;
-pub mod metrics;
 pub mod operations;
 pub mod problem;
 pub mod routes;
@@ -32,13 +32,14 @@ pub mod wire;
 use self::{
     admin::AdminApi,
     body::BodyLimits,
+    draining::Draining,
     envelope::Envelope,
     routes::{ConversationApi, HealthApi},
 };
-use crate::{domain::Tenant, service::Service};
+use crate::{domain::Tenant, service::Service, telemetry::metrics};
 
 /// The whole API over the use cases.
-pub fn endpoint(service: &Service, limits: BodyLimits) -> impl Endpoint + use<> {
+pub fn endpoint(service: &Service, limits: BodyLimits, draining: Draining) -> impl Endpoint + use<> {
     let apis: spec::Apis = (
         ConversationApi {
             service: service.clone(),
@@ -49,6 +50,7 @@ pub fn endpoint(service: &Service, limits: BodyLimits) -> impl Endpoint + use<> 
         },
         HealthApi {
             service: service.clone(),
+            draining,
         },
     );
     let document = spec::document();
@@ -56,7 +58,7 @@ pub fn endpoint(service: &Service, limits: BodyLimits) -> impl Endpoint + use<> 
     Route::new()
         .at("/docs", fixed("text/html; charset=utf-8", swagger))
         .at("/openapi.json", fixed(answer::JSON, document))
-        .at("/metrics", counted(service.clone()))
+        .at("/metrics", counted())
         .nest("/", OpenApiService::new(apis, "", ""))
         .data(limits)
         .with(Envelope::default())
@@ -71,9 +73,10 @@ fn fixed(content_type: &'static str, text: String) -> impl Endpoint {
 }
 
 /// Answers GET with what the process counts.
-fn counted(service: Service) -> impl Endpoint {
-    poem::get(make_sync(move |_| {
-        let text = metrics::text(&service);
-        Response::builder().content_type(metrics::CONTENT_TYPE).body(text)
+fn counted() -> impl Endpoint {
+    poem::get(make_sync(|_| {
+        Response::builder()
+            .content_type(metrics::CONTENT_TYPE)
+            .body(metrics::text())
     }))
 }

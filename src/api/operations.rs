@@ -3,9 +3,9 @@
 use super::{
     answer::{ETAG, Header, LOCATION, Operation, REPLAYED, Success, problems_of},
     problem::Code::{
-        self, ArchiveDamaged, ArchiveUnavailable, BadRequest, ContentTooLarge, EventIdReused, EventNotFound,
-        InvalidCursor, MalformedJson, RequestTimeout, SessionArchived, SessionEnded, SessionErased,
-        SessionNotFound, UnsupportedMediaType, ValidationFailed, VersionMismatch,
+        self, ArchiveDamaged, ArchiveUnavailable, BadRequest, ContentTooLarge, Draining, EventIdReused,
+        EventNotFound, InvalidCursor, MalformedJson, RequestTimeout, SessionArchived, SessionEnded,
+        SessionErased, SessionNotFound, UnsupportedMediaType, ValidationFailed, VersionMismatch,
     },
     shape,
 };
@@ -100,5 +100,5 @@ operations! {
 
     GetReadiness "getReadiness" -> Readiness {
         200 "Requests can be served." [],
-    } &[], asks_store: true;
+    } &[Draining], asks_store: true;
 }

@@ -65,6 +65,7 @@ codes! {
     Internal = 500 "internal-error" "Something went wrong on our side";
     Overloaded = 503 "overloaded" "Too much is waiting";
     StoreUnavailable = 503 "store-unavailable" "The store can't be reached";
+    Draining = 503 "draining" "The server is stopping";
     ArchiveUnavailable = 503 "archive-unavailable" "The archive can't be reached";
     ArchiveDamaged = 500 "archive-damaged" "The archive is damaged";
 }

@@ -6,6 +6,7 @@ use poem_openapi::{OpenApi, Tags};
 use super::{
     answer::{Answer, ETAG, LOCATION, Operation, REPLAYED},
     body::Body,
+    draining::Draining,
     envelope::RequestId,
     extract::{CursorText, IfMatch, MinSeq, Path, Query},
     operations::{
@@ -413,6 +414,7 @@ impl ConversationApi {
 /// Whether the process is up, and whether it can serve.
 pub struct HealthApi {
     pub service: Service,
+    pub draining: Draining,
 }
 
 #[OpenApi]
@@ -434,8 +436,10 @@ impl HealthApi {
 
     /// Readiness
     ///
-    /// Answers 200 while requests can be served, and 503 while the store can't be reached. A cache that can't be reached
-    /// is `degraded`: every request asks the store.
+    /// Answers 200 while requests can be served, and 503 while the store can't be reached, and from when the process was
+    /// asked to stop, though it serves for a while longer. A cache that can't be reached is `degraded`: every request
+    /// asks the store. So is an archive that did not answer when it was last asked: only reads of archived sessions are
+    /// refused.
     #[oai(
         path = "/readyz",
         method = "get",
@@ -443,10 +447,12 @@ impl HealthApi {
         tag = "Tag::Health"
     )]
     async fn readiness(&self) -> Reply<GetReadiness> {
+        self.draining.refuse()?;
         self.service.ready().await?;
         let cache = self.service.cache_health().as_str();
+        let archive = self.service.archive_health().as_str();
         Ok(Answer::new(StatusCode::OK, |out| {
-            wire::write_readiness(out, cache)
+            wire::write_readiness(out, cache, archive)
         }))
     }
 }

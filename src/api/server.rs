@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use super::draining::{Draining, Parting};
 use poem::{
     Endpoint, Request, Server,
     http::uri::Scheme,
@@ -29,6 +30,8 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+use crate::telemetry::metrics::{Active, metrics};
+
 /// What bounds the server (I9).
 #[derive(Debug, Clone, Copy)]
 pub struct ServerLimits {
@@ -39,7 +42,9 @@ pub struct ServerLimits {
     /// Longest from the first byte of a request to the first of its answer, and between two parts of an answer that
     /// the peer takes; a connection that is slower is cut off.
     pub stalled_connection: Duration,
-    /// How long requests in flight may take once the server was asked to stop.
+    /// How long the server goes on as before once it was asked to stop, but for telling everybody.
+    pub shutdown_drain: Duration,
+    /// How long requests in flight may take after that.
     pub shutdown_grace: Duration,
 }
 
@@ -67,8 +72,8 @@ impl BoundServer {
         self.address
     }
 
-    /// Serves until `stop` resolves, then finishes the requests in flight within the grace time; gives how many did not
-    /// make it and were cut off.
+    /// Serves until `stop` resolves, then drains, then takes no further connection and finishes the requests in flight
+    /// within the grace time; gives how many did not make it and were cut off.
     ///
     /// # Errors
     /// None in practice: a failing accept is logged and tried again.
@@ -76,6 +81,7 @@ impl BoundServer {
         self,
         endpoint: E,
         limits: ServerLimits,
+        draining: Draining,
         stop: impl Future<Output = ()>,
     ) -> io::Result<usize>
     where
@@ -83,11 +89,20 @@ impl BoundServer {
     {
         let cut_off = Arc::new(CutOff::default());
         let endpoint = Watched {
-            inner: endpoint,
+            inner: Parting {
+                inner: endpoint,
+                draining: draining.clone(),
+            },
             cut_off: Arc::clone(&cut_off),
         };
         let stop = async {
             stop.await;
+            draining.begin();
+            if !limits.shutdown_drain.is_zero() {
+                let drain_ms = limits.shutdown_drain.as_millis();
+                tracing::info!(drain_ms, "draining: serving on, but ready no more");
+                tokio::time::sleep(limits.shutdown_drain).await;
+            }
             cut_off.stopping.store(true, Ordering::Relaxed);
         };
         let acceptor = BoundedAcceptor {
@@ -170,6 +185,7 @@ impl Acceptor for BoundedAcceptor {
                     stream,
                     stall: Stall::new(self.stalled),
                     _place: place,
+                    _counted: metrics().connection(),
                 };
                 Ok((
                     connection,
@@ -192,6 +208,7 @@ struct Connection {
     stream: TcpStream,
     stall: Stall,
     _place: OwnedSemaphorePermit,
+    _counted: Active,
 }
 
 /// The time by which a connection must get on. It is set anew by every write that the peer took a part of, and by the

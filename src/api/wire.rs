@@ -46,12 +46,13 @@ pub fn write_session_page(out: &mut Vec<u8>, page: &SessionsPage, limit: Limit) 
     object.end();
 }
 
-pub fn write_readiness(out: &mut Vec<u8>, cache: &str) {
+pub fn write_readiness(out: &mut Vec<u8>, cache: &str, archive: &str) {
     let mut object = ObjectWriter::new(out);
     object.plain("status", "ready");
     object.object("backends", |backends| {
         backends.plain("store", "ok");
         backends.plain("cache", cache);
+        backends.plain("archive", archive);
     });
     object.end();
 }

@@ -9,6 +9,7 @@ use crate::{
         objects::{
             Objects,
             directory::DirectoryObjects,
+            observed::Observed,
             s3::{S3Objects, S3Options},
         },
     },
@@ -54,7 +55,10 @@ pub async fn open(config: &Config) -> Result<Service, AppError> {
     };
     let service = Service::new(Arc::clone(&store) as _, Arc::clone(&cache), limits);
     Ok(match open_objects(config).await? {
-        Some(objects) => service.with_archive(Archive::new(store, cache, objects, archive_options(config))),
+        Some(objects) => {
+            let objects = Arc::new(Observed::new(objects));
+            service.with_archive(Archive::new(store, cache, objects, archive_options(config)))
+        }
         None => service,
     })
 }

@@ -3,7 +3,6 @@
 
 use std::{
     io::{self, IsTerminal},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -18,11 +17,13 @@ use crate::{
     api::{
         self,
         body::BodyLimits,
+        draining::Draining,
         server::{BoundServer, ServerLimits},
     },
     commands::{
         archive::{self, Report, Task},
         export::{self, ExportError, Exported},
+        health::{self, Said, reachable},
         import::{self, ImportError, ImportLimits, Input, Source, Summary},
     },
     config::Config,
@@ -32,6 +33,7 @@ use crate::{
 
 mod backends;
 mod chores;
+mod gauges;
 
 pub use backends::{check, compact, init, open};
 
@@ -48,6 +50,8 @@ pub enum AppError {
     NotEmbedded,
     #[error("can't listen on {0}: {1}")]
     Listen(String, #[source] io::Error),
+    #[error("no server answers at {0}: {1}")]
+    Health(String, #[source] io::Error),
     #[error("can't write {0}: {1}")]
     Write(String, #[source] io::Error),
     #[error("the server failed: {0}")]
@@ -65,7 +69,7 @@ impl AppError {
     }
 }
 
-/// `colloquy serve`: serves until SIGTERM or Ctrl-C, then finishes what is in flight and closes the store.
+/// `colloquy serve`: serves until SIGTERM or Ctrl-C, then drains, finishes what is in flight and closes the store.
 ///
 /// `address_file`, where given, gets the server's URL once it accepts connections.
 ///
@@ -105,10 +109,13 @@ async fn serve_on(
         connections_max: config.connections_max,
         idle_connection: Duration::from_millis(config.idle_connection_ms),
         stalled_connection: Duration::from_millis(config.stalled_connection_ms),
+        shutdown_drain: Duration::from_millis(config.shutdown_drain_ms),
         shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
     };
     let url = format!("http://{}", reachable(server.address()));
-    let endpoint = api::endpoint(service, body);
+    let draining = Draining::default();
+    let endpoint = api::endpoint(service, body, draining.clone());
+    gauges::begin(service);
     if let Some(path) = address_file {
         write_whole(path, &url).map_err(|error| AppError::Write(path.display().to_string(), error))?;
     }
@@ -117,21 +124,11 @@ async fn serve_on(
     tracing::info!("try it in a browser: {url}/docs");
     let chores = chores::begin(service, config);
     let served = server
-        .serve(endpoint, limits, stop)
+        .serve(endpoint, limits, draining, stop)
         .await
         .map_err(AppError::Server);
     chores.end();
     served
-}
-
-/// The address with which this machine reaches the server: one that listens on all interfaces has none of its own.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    address
 }
 
 /// Writes the file so that whoever waits for it never sees half of it.
@@ -167,6 +164,16 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
             std::process::exit(130);
         });
     })
+}
+
+/// `colloquy health`: what the server says of itself that listens where the configuration says.
+///
+/// # Errors
+/// None answers.
+pub async fn health(config: &Config, ready: bool) -> Result<Said, AppError> {
+    let listen = config.listen.as_str();
+    let asked = health::ask(listen, ready).await;
+    asked.map_err(|error| AppError::Health(listen.to_owned(), error))
 }
 
 /// `colloquy import`.

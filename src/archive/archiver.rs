@@ -27,6 +27,7 @@ use super::{
 use crate::{
     domain::{Error, Event, Kind, Page, Pointer, Result, SegmentName, Session, SessionKey},
     store::catalog::{Archived, CATALOG_BATCH_MAX, Claim, Claimed, Commit},
+    telemetry::{calls, metrics::metrics},
 };
 
 /// What one pass of the phases did.
@@ -58,7 +59,7 @@ impl Archive {
             return Ok(Packed::default());
         };
         let name = SegmentName::new(first.tenant.clone(), work.day);
-        let mut batch = self.claim(keys, claim, name).await?;
+        let mut batch = calls::phase("claim", self.claim(keys, claim, name)).await?;
         if batch.claimed.is_empty() {
             return Ok(Packed::default());
         }
@@ -75,19 +76,20 @@ impl Archive {
             // Appends that were under way when a session ended have landed by then.
             tokio::time::sleep(self.0.catalog.settle_time()).await;
         }
-        let (written, commits, failed) = self.write(batch, work).await?;
+        let (written, commits, failed) = calls::phase("write", self.write(batch, work)).await?;
         let Some(written) = written else {
             return Ok(Packed { sessions: 0, failed });
         };
-        self.verify_and_seal(&written, work).await?;
+        calls::phase("verify", self.verify_and_seal(&written, work)).await?;
+        metrics().archive_written(written.bytes());
         self.renew_if_due(batch).await?;
         // From here on, bytes of these sessions are where some pointer may lead. A claim that is not committed, for whatever
         // reason, is not given up: whoever takes the session next learns from it where they are.
         let written: HashSet<SessionKey> = commits.iter().map(|commit| commit.key.clone()).collect();
         batch.claimed.retain(|claimed| !written.contains(&claimed.key));
-        let committed = self.commit(&commits, &batch.owner).await?;
+        let committed = calls::phase("commit", self.commit(&commits, &batch.owner)).await?;
         self.count(&committed, work);
-        self.delete_hot(&batch.owner, &committed, work).await?;
+        calls::phase("delete", self.delete_hot(&batch.owner, &committed, work)).await?;
         Ok(Packed {
             sessions: committed.len() as u64,
             failed,
@@ -204,7 +206,7 @@ impl Archive {
             let session = self.0.catalog.session(&claimed.key).await?;
             Ok(Read { session, first })
         };
-        let read = read.await;
+        let read = calls::phase("read", read).await;
         (claimed, read)
     }
 

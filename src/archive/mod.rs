@@ -6,6 +6,7 @@
 //! - `archiver`: the phases in which sessions get there: claim, read, write, verify, commit, delete.
 //! - `tidy`: what a run that died left behind, and events that came late.
 //! - `restore`, `rewrite`, `retention`, `sweep`, `verify`, `rebuild`: the upkeep of what is there.
+//! - `backlog`: whether it answers, and what is left to do.
 //! - `run`: one run of the archiver, from its options to its record.
 //!
 //! Who may do what to a session at a moment is decided in the store alone ([`catalog`](crate::store::catalog)); so any
@@ -28,6 +29,7 @@ use crate::{
 };
 
 mod archiver;
+mod backlog;
 mod delete;
 mod erasures;
 mod listing;
@@ -45,6 +47,7 @@ mod tally;
 mod tidy;
 mod verify;
 
+pub use backlog::Backlog;
 use objects::{ObjectError, ObjectErrorKind, Objects};
 pub use rebuild::Rebuilt;
 pub use retention::Expired;
@@ -170,29 +173,33 @@ impl Archive {
         let counters = &self.0.counters;
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         vec![
-            ("reads_total", "Reads of archived sessions.", of(&counters.reads)),
             (
-                "read_errors_unavailable_total",
+                "colloquy.archive.reads",
+                "Reads of archived sessions.",
+                of(&counters.reads),
+            ),
+            (
+                "colloquy.archive.read_errors_unavailable",
                 "Reads of archived sessions that failed because the archive could not be reached.",
                 of(&counters.reads_unavailable),
             ),
             (
-                "read_errors_damaged_total",
+                "colloquy.archive.read_errors_damaged",
                 "Reads of archived sessions that found an object missing or damaged.",
                 of(&counters.reads_damaged),
             ),
             (
-                "sessions_total",
+                "colloquy.archive.sessions",
                 "Sessions that this process archived.",
                 of(&counters.sessions_archived),
             ),
             (
-                "events_total",
+                "colloquy.archive.events",
                 "Events that this process archived.",
                 of(&counters.events_archived),
             ),
             (
-                "runs_failed_total",
+                "colloquy.archive.runs_failed",
                 "Runs of the archiver that failed.",
                 of(&counters.runs_failed),
             ),
@@ -221,7 +228,8 @@ impl Archive {
             .flatten()
     }
 
-    fn is_stopping(&self) -> bool {
+    /// Whether it was asked to [`stop`](Self::stop).
+    pub fn is_stopping(&self) -> bool {
         self.0.stopping.load(Ordering::Relaxed)
     }
 

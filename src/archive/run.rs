@@ -11,6 +11,7 @@ use std::{
 };
 
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{Archive, Requests, Tally, ms, now, objects::Objects, pace::Pace};
@@ -20,6 +21,7 @@ use crate::{
         json::{Fields, ObjectWriter, parsed},
     },
     store::catalog::{Claim, Due},
+    telemetry::{metrics::metrics, spans},
 };
 
 /// Sessions that a dry run counts.
@@ -355,15 +357,17 @@ impl Archive {
         let record = RunRecord::begun(request, trigger, older_than);
         self.keep(&record).await?;
         let (archive, mut running) = (self.clone(), record.clone());
-        let finishing = tokio::spawn(async move {
+        let span = spans::run(&record.id);
+        let finishing = async move {
             let work = Work::new(&archive, progress);
             let outcome = archive.drive(&running, &work).await;
             archive.finish(&mut running, outcome, &work);
+            metrics().archive_run(running.status.as_str());
             archive.keep(&running).await?;
             drop(turn);
             Ok(running)
-        });
-        Ok((record, finishing))
+        };
+        Ok((record, tokio::spawn(finishing.instrument(span))))
     }
 
     fn finish(&self, record: &mut RunRecord, outcome: Result<()>, work: &Work) {
@@ -394,13 +398,6 @@ impl Archive {
     /// The records of the newest runs of all processes, newest first.
     pub async fn runs(&self, limit: usize) -> Result<Vec<JsonObject>> {
         self.0.catalog.runs(limit).await
-    }
-
-    /// When the session ended that has been due for archiving longest, where there is one.
-    pub async fn oldest_due(&self) -> Result<Option<Timestamp>> {
-        let before = now().saturating_add_ms(-ms(self.0.options.after));
-        let due = self.0.catalog.due(before, 1).await?;
-        Ok(due.first().map(|due| due.ended_at))
     }
 
     /// Waits for the runs of this process, which were asked to [`stop`](Self::stop), as long as that may take.

@@ -44,6 +44,9 @@ pub trait Cache: Send + Sync + 'static {
     /// How it is, for people and probes.
     fn health(&self) -> Health;
 
+    /// Sessions with writes that other replicas could not be told of yet.
+    fn unmarked(&self) -> usize;
+
     /// Finishes what must be said to other replicas.
     async fn close(&self);
 }
@@ -185,6 +188,10 @@ impl Cache for NoCache {
 
     fn health(&self) -> Health {
         Health::Off
+    }
+
+    fn unmarked(&self) -> usize {
+        0
     }
 
     async fn close(&self) {}

@@ -4,7 +4,10 @@ use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use serde_json::Value;
 
-use super::progress::{Progress, counted};
+use super::{
+    progress::{Progress, counted},
+    upkeep::Round,
+};
 use crate::{
     archive::{self, Archive, Rebuilt, RunRecord, RunRequest, RunStatus, Trigger, Verified},
     domain::{Result, SessionId, SessionKey, Span, Tenant},
@@ -25,6 +28,7 @@ pub enum Task {
     Sweep { grace: Duration },
     Expire { retention: Span },
     Rebuild,
+    Upkeep(Round),
 }
 
 /// How it went: words for standard output, and whether all is well.
@@ -64,6 +68,7 @@ pub async fn perform(service: &Service, task: Task) -> Result<Report> {
         Task::Sweep { grace } => Report::good(archive.sweep(grace).await?),
         Task::Expire { retention } => Report::good(archive.expire(retention.get()).await?),
         Task::Rebuild => rebuild(archive).await?,
+        Task::Upkeep(round) => upkeep(service, round).await?,
     })
 }
 
@@ -235,6 +240,31 @@ async fn rebuild(archive: &Archive) -> Result<Report> {
     Ok(Report {
         words: rebuilt.to_string(),
         good: rebuilt.is_good(),
+    })
+}
+
+async fn upkeep(service: &Service, round: Round) -> Result<Report> {
+    let (mut lines, mut good) = (Vec::new(), true);
+    round
+        .perform(service, |chore, done| {
+            lines.push(match done {
+                Ok(done) => format!("{chore}: {}", done.as_deref().unwrap_or("nothing to do")),
+                Err(error) => {
+                    let source = std::error::Error::source(&error);
+                    tracing::error!(%error, ?source, "{chore} failed");
+                    good = false;
+                    format!("{chore}: failed: {}", error.detail())
+                }
+            });
+        })
+        .await?;
+    if service.archive()?.is_stopping() {
+        lines.push("stopped early, as asked to; run it again to go on".to_owned());
+        good = false;
+    }
+    Ok(Report {
+        words: lines.join("\n"),
+        good,
     })
 }
 

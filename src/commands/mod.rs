@@ -4,10 +4,14 @@
 //! - [`archive`]: runs of the archiver and upkeep of what it wrote.
 //! - [`import`]: conversations from JSON Lines into the store.
 //! - [`export`]: the way back.
-//! - [`progress`]: how these two say how far they are.
+//! - [`upkeep`]: a round of what keeps the archive in order, which servers do on schedule.
+//! - [`health`]: how a running server is.
+//! - [`progress`]: how imports and exports say how far they are.
 
 pub mod archive;
 pub mod check;
 pub mod export;
+pub mod health;
 pub mod import;
 pub mod progress;
+pub mod upkeep;

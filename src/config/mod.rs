@@ -70,6 +70,7 @@ macro_rules! config {
 
 config! {
     listen: Listen = text;
+    shutdown_drain_ms: u64 = number(0..=600_000);
     shutdown_grace_ms: u64 = number(0..=600_000);
     idle_connection_ms: u64 = number(1_000..=3_600_000);
     stalled_connection_ms: u64 = number(1_000..=3_600_000);
@@ -85,6 +86,7 @@ config! {
     store: StoreUrl = text;
     tombstone_days: u32 = number(1..=3_650);
     upkeep_every_ms: u64 = number(100..=86_400_000);
+    health_every_ms: u64 = number(100..=600_000);
     sqlite_readers: usize = number(1..=64);
     sqlite_queue_jobs_max: usize = number(1..=1_000_000);
     sqlite_group_jobs_max: usize = number(1..=100_000);

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tracing::instrument;
+
 use super::{EventsPage, PageQuery, Service, writing};
 use crate::{
     domain::{
@@ -9,6 +11,7 @@ use crate::{
         SessionKey,
     },
     store::{Append, HotEvent, refusal},
+    telemetry::metrics::metrics,
 };
 
 impl Service {
@@ -27,6 +30,7 @@ impl Service {
     ///
     /// # Errors
     /// As a whole only when the session is not there to append to, or nothing is known of any event.
+    #[instrument(target = "otel", level = "trace", skip_all)]
     pub async fn append_batch(
         &self,
         key: &SessionKey,
@@ -53,6 +57,7 @@ impl Service {
             .write(key, count, append, |outcomes| writing::of_appends(outcomes))
             .await?;
         self.settle_archived(key, &events, &mut outcomes).await?;
+        count_outcomes(&outcomes);
         match outcomes
             .iter()
             .find_map(|outcome| outcome.as_ref().err().filter(|error| error.is_of_session()))
@@ -97,6 +102,7 @@ impl Service {
     }
 
     /// One event.
+    #[instrument(target = "otel", level = "trace", skip_all)]
     pub async fn event(&self, key: &SessionKey, id: &EventId) -> Result<Event> {
         match self.store.event(key, id).await? {
             HotEvent {
@@ -137,4 +143,21 @@ impl Service {
 pub(super) struct Asked {
     pub(super) cursors: Cursor,
     pub(super) query: EventQuery,
+}
+
+/// Counts what became of events.
+fn count_outcomes(outcomes: &[Result<Appended>]) {
+    let (mut created, mut replayed, mut conflict, mut rejected) = (0, 0, 0, 0);
+    for outcome in outcomes {
+        match outcome {
+            Ok(appended) if appended.replayed => replayed += 1,
+            Ok(_) => created += 1,
+            Err(error) if error.kind() == Kind::EventIdReused => conflict += 1,
+            Err(_) => rejected += 1,
+        }
+    }
+    metrics().appended("created", created);
+    metrics().appended("replayed", replayed);
+    metrics().appended("conflict", conflict);
+    metrics().appended("rejected", rejected);
 }

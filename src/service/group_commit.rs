@@ -17,14 +17,20 @@ use std::{
     collections::VecDeque,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use futures_util::FutureExt;
 use tokio::sync::{Notify, oneshot};
+use tracing::Instrument;
 
 use crate::{
     domain::{Appended, Error, Kind, Result},
     store::{Append, Store},
+    telemetry::{
+        metrics::metrics,
+        spans::{self, Origin},
+    },
 };
 
 /// The bounds of the queue and of what leaves it.
@@ -66,6 +72,7 @@ struct Unit {
     appends: Vec<Append>,
     bytes: usize,
     reply: oneshot::Sender<Outcomes>,
+    origin: Option<Origin>,
 }
 
 type Outcomes = Result<Vec<Result<Appended>>>;
@@ -94,6 +101,7 @@ impl GroupCommit {
             appends,
             bytes,
             reply,
+            origin: spans::origin(),
         };
         if let Some(slot) = self.0.enqueue(unit)? {
             tokio::spawn(flush(slot));
@@ -102,6 +110,12 @@ impl GroupCommit {
         outcome
             .await
             .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the append was interrupted")))
+    }
+
+    /// Events and bytes of payload that wait for a slot.
+    pub fn waiting(&self) -> (usize, usize) {
+        let state = self.0.lock();
+        (state.events, state.bytes)
     }
 
     /// Waits until everything accepted so far, and whatever comes meanwhile, has left.
@@ -130,6 +144,7 @@ impl Shared {
         let full = events > self.limits.queue_events_max || bytes > self.limits.queue_bytes_max;
         // An empty queue takes any unit, so that one as large as the limits is not refused for ever.
         if full && !state.queue.is_empty() {
+            metrics().append_refused();
             return Err(Error::new(
                 Kind::Overloaded,
                 "too many appends are waiting for the store; try again shortly",
@@ -223,7 +238,13 @@ async fn store_group(shared: &Shared, group: Vec<Unit>) {
         .flat_map(|unit| unit.appends.iter().cloned())
         .collect();
     let count = batch.len();
-    match append(store, batch).await {
+    let bytes = group.iter().map(|unit| unit.bytes).sum();
+    let origins = group.iter().filter_map(|unit| unit.origin.as_ref());
+    let span = spans::flush(count, bytes, origins);
+    let started = Instant::now();
+    let appended = append(store, batch).instrument(span).await;
+    metrics().flushed(count, appended.is_ok(), started.elapsed());
+    match appended {
         Ok(outcomes) => {
             let mut outcomes = outcomes.into_iter();
             for unit in group {

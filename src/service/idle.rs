@@ -9,7 +9,8 @@ use crate::domain::{Limit, Result, SessionFilter, SessionKey, Status, Tenant, Ti
 pub const IDLE_REASON: &str = "idle timeout";
 
 impl Service {
-    /// Ends the sessions of a tenant that were neither opened nor appended to for `timeout`; gives how many.
+    /// Ends the sessions of a tenant that were neither opened nor appended to for `timeout`; gives how many. An archive that
+    /// was asked to stop ends it early.
     ///
     /// # Errors
     /// The store can't be reached; those ended so far are.
@@ -34,7 +35,7 @@ impl Service {
                     ended += u64::from(self.end_if_idle(&key, idle_since).await?);
                 }
                 cursor = page.next_cursor;
-                if cursor.is_none() {
+                if cursor.is_none() || self.archive()?.is_stopping() {
                     break;
                 }
             }

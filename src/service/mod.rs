@@ -9,6 +9,7 @@
 //! - [`events`]: append and read events.
 //! - [`reading`], [`writing`]: what the cache has to do with either.
 //! - [`group_commit`]: makes concurrent appends share the store's commits.
+//! - [`watch`]: how the backends are.
 //! - [`clock`]: the time, and sequence numbers from it.
 
 use std::{sync::Arc, time::Duration};
@@ -28,12 +29,15 @@ pub mod group_commit;
 pub mod idle;
 pub mod reading;
 pub mod sessions;
+pub mod watch;
 pub mod writing;
 
 pub use crate::cache::Health;
 pub use clock::Clock;
 pub use group_commit::{GroupCommit, GroupLimits};
 pub use idle::IDLE_REASON;
+use watch::Watch;
+
 pub use reading::{EventRead, PageQuery, SessionRead};
 
 /// What bounds the use cases (I9).
@@ -61,6 +65,7 @@ pub struct Service {
     fills: Arc<Semaphore>,
     appends: GroupCommit,
     clock: Arc<Clock>,
+    watch: Arc<Watch>,
     limits: Arc<Limits>,
 }
 
@@ -87,6 +92,7 @@ impl Service {
             cache,
             archive: None,
             clock: Arc::new(Clock::default()),
+            watch: Arc::default(),
             limits: Arc::new(limits),
         }
     }
@@ -138,6 +144,16 @@ impl Service {
     /// How often reads of the cache ended in which way.
     pub fn cache_outcomes(&self) -> Vec<(&'static str, u64)> {
         self.cache.outcomes()
+    }
+
+    /// Sessions with writes that other replicas could not be told of yet.
+    pub fn cache_unmarked(&self) -> usize {
+        self.cache.unmarked()
+    }
+
+    /// Events and bytes of payload that wait to be written.
+    pub fn appends_waiting(&self) -> (usize, usize) {
+        self.appends.waiting()
     }
 
     /// Does the store's outstanding chores until none is left.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
+use tracing::{Instrument, instrument};
+
 use super::{EventsPage, Service, events::Asked};
 use crate::{
     cache::{Found, Lease, Lookup, Query},
@@ -70,6 +72,7 @@ impl EventRead {
 
 impl Service {
     /// A session with a page of its events.
+    #[instrument(target = "otel", level = "trace", skip_all)]
     pub async fn read_session(
         &self,
         key: &SessionKey,
@@ -88,6 +91,7 @@ impl Service {
     }
 
     /// A page of a session's events.
+    #[instrument(target = "otel", level = "trace", skip_all)]
     pub async fn read_events(
         &self,
         key: &SessionKey,
@@ -149,12 +153,13 @@ impl Service {
             return;
         };
         let service = self.clone();
-        tokio::spawn(async move {
+        let filling = async move {
             if let Err(error) = service.try_fill(lease, &key, wanted).await {
                 tracing::debug!(%error, "the cache was not filled");
             }
             drop(room);
-        });
+        };
+        tokio::spawn(filling.in_current_span());
     }
 
     async fn try_fill(&self, lease: Lease, key: &SessionKey, wanted: Limit) -> Result<()> {

@@ -2,6 +2,8 @@
 
 use uuid::Uuid;
 
+use tracing::{Instrument, instrument};
+
 use super::{Service, SessionsPage, writing};
 use crate::{
     domain::{
@@ -13,6 +15,7 @@ use crate::{
 
 impl Service {
     /// Opens a session, or gives back the one that has its id, untouched.
+    #[instrument(target = "otel", level = "trace", skip_all)]
     pub async fn open(&self, tenant: &Tenant, mut new: NewSession) -> Result<Opened> {
         let now = self.clock.now();
         let id = match new.id.take() {
@@ -32,6 +35,7 @@ impl Service {
     }
 
     /// A page of a tenant's sessions, newest first.
+    #[instrument(target = "otel", level = "trace", skip_all)]
     pub async fn sessions(
         &self,
         tenant: &Tenant,
@@ -51,6 +55,7 @@ impl Service {
     }
 
     /// Changes a session's metadata, language or user.
+    #[instrument(target = "otel", level = "trace", skip_all)]
     pub async fn update(
         &self,
         key: &SessionKey,
@@ -63,6 +68,7 @@ impl Service {
     }
 
     /// Ends a session; the first call decides, later ones give its outcome.
+    #[instrument(target = "otel", level = "trace", skip_all)]
     pub async fn complete(&self, key: &SessionKey, end: &End) -> Result<Session> {
         let (of, end, now) = (key.clone(), end.clone(), self.clock.now());
         let end = async move |service: Self, _| service.store.end(&of, &end, now).await;
@@ -70,6 +76,7 @@ impl Service {
     }
 
     /// Erases a session with all it holds; repeating it is fine.
+    #[instrument(target = "otel", level = "trace", skip_all)]
     pub async fn erase(&self, key: &SessionKey) -> Result<()> {
         let tombstone_ms = i64::try_from(self.limits.tombstone.as_millis()).unwrap_or(i64::MAX);
         let forget_at = self.clock.now().saturating_add_ms(tombstone_ms);
@@ -89,11 +96,12 @@ impl Service {
     }
 
     /// Makes an archived session hot again; gives one that is as it is.
+    #[instrument(target = "otel", level = "trace", skip_all)]
     pub async fn restore(&self, key: &SessionKey) -> Result<Session> {
         let (archive, key) = (self.archive()?.clone(), key.clone());
         // A caller that goes away leaves nothing half done.
-        let restoring = tokio::spawn(async move { archive.restore(&key).await });
-        restoring
+        let restoring = async move { archive.restore(&key).await };
+        tokio::spawn(restoring.in_current_span())
             .await
             .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the restore was interrupted")))
     }

@@ -18,6 +18,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use crate::harness::http;
 use crate::{
     ledger::{Facts, Ledger},
     random::Random,
@@ -44,7 +45,7 @@ pub struct Stage {
 
 impl Stage {
     pub fn new() -> Arc<Self> {
-        let client = Client::builder()
+        let client = http()
             .timeout(PATIENCE)
             .pool_idle_timeout(IDLE_CONNECTION)
             .build();

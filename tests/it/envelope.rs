@@ -127,7 +127,7 @@ async fn health_and_readiness_say_what_they_are_asked() {
     let cache = if cache_is_chosen() { "ok" } else { "off" };
     assert_eq!(
         ready,
-        serde_json::json!({"status": "ready", "backends": {"store": "ok", "cache": cache}})
+        serde_json::json!({"status": "ready", "backends": {"store": "ok", "cache": cache, "archive": "ok"}})
     );
 }
 

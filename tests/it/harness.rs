@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -19,7 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The binary under test, with an environment that is the test's alone.
 pub fn colloquy() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_colloquy"));
-    let ours = |name: &str| name.starts_with("COLLOQUY_") || name.starts_with("AWS_");
+    let ours = |name: &str| {
+        ["COLLOQUY_", "AWS_", "OTEL_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+    };
     let ours = std::env::vars_os().filter(|(name, _)| ours(&name.to_string_lossy()));
     for (name, _) in ours {
         command.env_remove(name);
@@ -28,6 +32,13 @@ pub fn colloquy() -> Command {
     command.env("AWS_EC2_METADATA_DISABLED", "true");
     command.stdin(Stdio::null());
     command
+}
+
+/// A client of the tests. Its library asks who is to do the cryptography, even where there is none.
+pub fn http() -> ClientBuilder {
+    // Another test of this process may have been first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
 }
 
 /// A folder for a server's files, and with it the database that belongs to it.
@@ -86,6 +97,23 @@ impl Server {
 
     /// A server in `folder`, on the backends that these flags name.
     pub async fn start_on(folder: Arc<Folder>, backends: &[String], flags: &[&str]) -> Self {
+        Self::start_as(colloquy(), folder, backends, flags).await
+    }
+
+    /// As [`Server::start_in`], with these variables in its environment.
+    pub async fn start_with(folder: Arc<Folder>, flags: &[&str], variables: &[(&str, &str)]) -> Self {
+        let backends = backend_flags(folder.path());
+        let mut command = colloquy();
+        command.envs(variables.iter().copied());
+        Self::start_as(command, folder, &backends, flags).await
+    }
+
+    async fn start_as(
+        mut command: Command,
+        folder: Arc<Folder>,
+        backends: &[String],
+        flags: &[&str],
+    ) -> Self {
         let address_file = folder.path().join("address");
         let _ = std::fs::remove_file(&address_file);
         let log = std::fs::File::options()
@@ -93,7 +121,7 @@ impl Server {
             .append(true)
             .open(folder.path().join("log"))
             .expect("a log file");
-        let mut child = colloquy()
+        let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--address-file"])
             .arg(&address_file)
             .args(backends)
@@ -102,7 +130,7 @@ impl Server {
             .spawn()
             .expect("the server starts");
         let url = wait_for_address(&address_file, &mut child, folder.path()).await;
-        let client = Client::builder().timeout(PATIENCE).build().expect("a client");
+        let client = http().timeout(PATIENCE).build().expect("a client");
         Self {
             child,
             url,

@@ -8,22 +8,29 @@ use std::{
 /// Every module with those of ours that it may import. `app` may import all of them, and nobody imports `app`.
 const LAYERS: [(&str, &[&str]); 9] = [
     ("domain", &[]),
-    ("store", &["domain"]),
-    ("cache", &["domain"]),
-    ("archive", &["store", "cache", "domain"]),
-    ("service", &["archive", "store", "cache", "domain"]),
-    ("api", &["service", "archive", "domain"]),
-    ("commands", &["service", "archive", "domain"]),
+    ("store", &["domain", "telemetry"]),
+    ("cache", &["domain", "telemetry"]),
+    ("archive", &["store", "cache", "domain", "telemetry"]),
+    ("service", &["archive", "store", "cache", "domain", "telemetry"]),
+    ("api", &["service", "archive", "domain", "telemetry"]),
+    ("commands", &["service", "archive", "domain", "telemetry"]),
     ("config", &["cache", "domain", "telemetry"]),
     ("telemetry", &["domain"]),
 ];
 
 /// Libraries that only the module that wraps them may name.
-const WRAPPED: [(&str, &[&str]); 10] = [
+const WRAPPED: [(&str, &[&str]); 17] = [
     ("arrow_array", &["src/archive/segment/"]),
     ("arrow_schema", &["src/archive/segment/"]),
     ("aws_sdk_s3", &["src/archive/objects/s3"]),
     ("mongodb", &["src/store/mongo/"]),
+    ("opentelemetry", &["src/telemetry/"]),
+    ("opentelemetry_appender_tracing", &["src/telemetry/"]),
+    ("opentelemetry_otlp", &["src/telemetry/"]),
+    ("opentelemetry_prometheus", &["src/telemetry/"]),
+    ("opentelemetry_sdk", &["src/telemetry/"]),
+    ("prometheus", &["src/telemetry/"]),
+    ("tracing_opentelemetry", &["src/telemetry/"]),
     ("parquet", &["src/archive/segment/"]),
     ("poem", &["src/api/", "src/app/"]),
     ("poem_openapi", &["src/api/", "src/app/"]),

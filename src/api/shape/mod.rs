@@ -246,7 +246,7 @@ shapes! {
         object("Whether requests can be served, and by which backends.", vec![
             required("status", one_of(&["ready"])),
             required("backends", Backends::reference()),
-        ], json!({"status": "ready", "backends": {"store": "ok", "cache": "off"}}))
+        ], json!({"status": "ready", "backends": {"store": "ok", "cache": "off", "archive": "ok"}}))
     } => Backends
 
     /// The state of each backend.
@@ -254,7 +254,8 @@ shapes! {
         object("The state of each backend.", vec![
             required("store", one_of(&["ok"])),
             required("cache", described(one_of(&["off", "ok", "degraded"]), "`degraded`: it can't be reached, and every request asks the store.")),
-        ], json!({"store": "ok", "cache": "off"}))
+            required("archive", described(one_of(&["off", "ok", "degraded"]), "`degraded`: it did not answer when it was last asked, and reads of archived sessions are refused.")),
+        ], json!({"store": "ok", "cache": "off", "archive": "ok"}))
     }
 }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::domain::Timestamp;
 
 pub mod directory;
+pub mod observed;
 mod path;
 mod probe;
 pub mod s3;

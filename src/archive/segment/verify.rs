@@ -23,6 +23,11 @@ impl Written {
         Self { manifest, digests }
     }
 
+    /// Of both files.
+    pub fn bytes(&self) -> u64 {
+        self.manifest.sessions.bytes + self.manifest.events.bytes
+    }
+
     /// Reads both files back and compares: the SHA-256 of every byte, the checksum of every row, and of every session
     /// that what can be read is what was given to the writer.
     ///

@@ -110,6 +110,19 @@ impl Script {
         Self::About,
     ];
 
+    /// What telemetry calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Begin => "begin",
+            Self::Finish => "finish",
+            Self::Read => "read",
+            Self::Fill => "fill",
+            Self::Forget => "forget",
+            Self::Vouch => "vouch",
+            Self::About => "about",
+        }
+    }
+
     /// The whole of its text, with what must stand before it. `clock` defines `now_us`.
     pub fn code(self, clock: &str) -> String {
         const ENTRY: &str = include_str!("../scripts/entry.lua");
@@ -140,6 +153,18 @@ pub enum Fault {
     Refused(#[source] RedisError),
     #[error("Redis gave an answer that makes no sense")]
     Senseless,
+}
+
+impl Fault {
+    /// What telemetry calls it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::TimedOut => "timeout",
+            Self::Lost(_) => "unreachable",
+            Self::Refused(_) => "refused",
+            Self::Senseless => "senseless",
+        }
+    }
 }
 
 /// Where wires come from. The tests' own brings the faults that a real Redis shows too rarely.

@@ -28,7 +28,10 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{Begun, Cache, Change, Found, Health, Lease, Lookup, Query};
-use crate::domain::{Appended, Error, Kind, Limit, Order, Result, Session, SessionKey, Status};
+use crate::{
+    domain::{Appended, Error, Kind, Limit, Order, Result, Session, SessionKey, Status},
+    telemetry::calls::{self, System},
+};
 
 mod entry;
 pub mod link;
@@ -198,7 +201,8 @@ impl RedisCache {
     }
 
     async fn call(&self, wire: &dyn Wire, call: Call<'_>) -> Option<Value> {
-        match wire.call(call).await {
+        let name = call.script.name();
+        match calls::database(System::Redis, name, Fault::name, wire.call(call)).await {
             Ok(value) => {
                 self.vouching.went_through();
                 Some(value)
@@ -429,6 +433,10 @@ impl Cache for RedisCache {
             Some(_) => Health::Ok,
             None => Health::Degraded,
         }
+    }
+
+    fn unmarked(&self) -> usize {
+        self.vouching.unmarked_sessions()
     }
 
     async fn close(&self) {

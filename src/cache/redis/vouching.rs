@@ -196,6 +196,11 @@ impl Vouching {
         state.wire.clone().filter(|_| state.answers)
     }
 
+    /// How many sessions are remembered as unmarked.
+    pub(super) fn unmarked_sessions(&self) -> usize {
+        self.lock().unmarked.len()
+    }
+
     /// What may be believed by a read that began before now.
     pub(super) fn view(&self) -> Result<View, Doubt> {
         let (now, state) = (Instant::now(), self.lock());

@@ -6,6 +6,7 @@
 use mongodb::bson::{Bson, Document, doc};
 
 use super::{
+    EVENTS,
     call::Call,
     fault::{DUPLICATE_KEY, Fault, Result},
 };
@@ -30,6 +31,10 @@ impl Bulk {
         if self.statements.is_empty() {
             return Ok(Vec::new());
         }
+        let name = match self.collection {
+            EVENTS => "update events",
+            _ => "update sessions",
+        };
         let command = doc! {
             "update": self.collection,
             "updates": self.statements.into_iter().map(Bson::from).collect::<Vec<_>>(),
@@ -38,7 +43,7 @@ impl Bulk {
             "comment": self.comment,
         };
         let database = call.database();
-        call.run(move |attempt| {
+        call.run(name, move |attempt| {
             let (database, mut command) = (database.clone(), command.clone());
             let time_max = i64::try_from(attempt.time_max.as_millis()).unwrap_or(i64::MAX);
             command.insert("maxTimeMS", time_max);

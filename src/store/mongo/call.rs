@@ -27,7 +27,10 @@ use super::{
     fault::{self, Fault, Result},
     primary::Primaries,
 };
-use crate::domain::{self, Error, Kind};
+use crate::{
+    domain::{self, Error, Kind},
+    telemetry::calls::{self, System},
+};
 
 /// How much longer than its call a task of the driver may live.
 const ABANDONED_TIME_MAX: Duration = Duration::from_mins(1);
@@ -143,14 +146,14 @@ impl Call {
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    pub(super) async fn read<T, W>(&self, statement: impl Fn(Attempt) -> W) -> Result<T>
+    pub(super) async fn read<T, W>(&self, name: &'static str, statement: impl Fn(Attempt) -> W) -> Result<T>
     where
         T: Send + 'static,
         W: Future<Output = Result<T>> + Send + 'static,
     {
         loop {
             let primary = self.settle().await?;
-            let read = self.run(&statement).await?;
+            let read = self.run(name, &statement).await?;
             // Else another one was met on the way, and nobody knows which of them answered.
             if self.primaries.met() == primary {
                 return Ok(read);
@@ -158,11 +161,12 @@ impl Call {
         }
     }
 
-    /// Runs a statement, and again where that is safe and may help, until the call's time is over.
+    /// Runs a statement, and again where that is safe and may help, until the call's time is over. Telemetry knows it by
+    /// `name`: the command, and the collection where there is one.
     ///
     /// # Errors
     /// As of the last try; [`Fault::TimedOut`].
-    pub(super) async fn run<T, W>(&self, statement: impl Fn(Attempt) -> W) -> Result<T>
+    pub(super) async fn run<T, W>(&self, name: &'static str, statement: impl Fn(Attempt) -> W) -> Result<T>
     where
         T: Send + 'static,
         W: Future<Output = Result<T>> + Send + 'static,
@@ -174,7 +178,8 @@ impl Call {
                 time_max,
                 again: tries > 0,
             };
-            let outcome = self.finish(statement(attempt), time_max).await;
+            let work = self.finish(statement(attempt), time_max);
+            let outcome = calls::database(System::MongoDb, name, Fault::name, work).await;
             tries += 1;
             match outcome {
                 Err(fault) if fault.is_passing() && tries < self.attempts_max => {

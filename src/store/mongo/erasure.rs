@@ -69,7 +69,7 @@ async fn bury(call: &Call, key: &SessionKey, forget_at: Timestamp) -> Result<Opt
     let tombstone = tombstone(forget_at);
     let sessions = call.sessions();
     let buried = call
-        .run(move |attempt| {
+        .run("findAndModify sessions", move |attempt| {
             let (sessions, filter) = (sessions.clone(), filter.clone());
             let change = vec![doc! { "$replaceWith": &tombstone }];
             async move {
@@ -122,7 +122,7 @@ async fn purge(call: &Call, k: &str, but: Option<Life>, events_max: u32) -> Resu
         of_session.insert("$ne", keys::of_events(k, life));
     }
     let events = call.events();
-    call.run(move |attempt| {
+    call.run("find events", move |attempt| {
         let (events, of_session) = (events.clone(), of_session.clone());
         async move {
             let mut found = events
@@ -160,7 +160,7 @@ async fn postpone(call: &Call, k: &str, due: Timestamp, next: Option<Timestamp>)
         None => doc! { "$unset": { "sweepAt": "" } },
     };
     let sessions = call.sessions();
-    call.run(move |_| {
+    call.run("update sessions", move |_| {
         let (sessions, filter, change) = (sessions.clone(), filter.clone(), change.clone());
         async move {
             sessions
@@ -209,7 +209,7 @@ struct Due {
 /// The sessions whose time has come. One of the few statements that go to every shard.
 async fn due(call: &Call, now: Timestamp, sessions_max: u32) -> Result<Vec<Due>> {
     let sessions = call.sessions();
-    call.run(move |attempt| {
+    call.run("find sessions", move |attempt| {
         let sessions = sessions.clone();
         async move {
             let mut found = sessions
@@ -288,7 +288,7 @@ async fn forget(call: &Call, k: &str, tombstone: Tombstone) -> Result<usize> {
         "left": { "$exists": false },
     };
     let sessions = call.sessions();
-    call.run(move |_| {
+    call.run("delete sessions", move |_| {
         let (sessions, filter) = (sessions.clone(), filter.clone());
         async move {
             let deleted = sessions

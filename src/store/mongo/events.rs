@@ -99,7 +99,7 @@ pub(super) async fn find(
         (ids, sessions) => doc! { "_id": { "$in": ids }, "session": { "$in": sessions } },
     };
     let (events, count) = (call.events(), ids.len());
-    call.read(move |attempt| {
+    call.read("find events", move |attempt| {
         let (events, filter) = (events.clone(), filter.clone());
         async move {
             let mut cursor = events
@@ -165,7 +165,7 @@ async fn read_page(
     wanted: usize,
 ) -> Result<Option<Page<Event>>> {
     let (events, key, query) = (call.events(), key.clone(), query.clone());
-    call.read(move |attempt| {
+    call.read("find events", move |attempt| {
         let (events, key, query, range) = (events.clone(), key.clone(), query.clone(), range.clone());
         async move {
             let mut found = events

@@ -60,6 +60,23 @@ impl std::fmt::Display for Complaint {
 }
 
 impl Fault {
+    /// What telemetry calls it. A duplicate is an answer like any other, and so is a refusal.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "",
+            Self::Mongo { class, .. } => match class {
+                Class::Duplicate => "",
+                Class::Passing => "passing",
+                Class::Away => "unreachable",
+                Class::Lasting => "failed",
+            },
+            Self::Stored(_) => "unreadable",
+            Self::TimedOut => "timeout",
+            Self::Contended => "contended",
+            Self::Panicked => "panic",
+        }
+    }
+
     pub(super) fn is_passing(&self) -> bool {
         matches!(
             self,

@@ -22,7 +22,7 @@ pub(super) async fn insert_many(
     documents: Vec<RawDocumentBuf>,
 ) -> Result<(HashMap<usize, i32>, bool)> {
     let (events, documents) = (call.events(), Arc::new(documents));
-    call.run(move |attempt| {
+    call.run("insert events", move |attempt| {
         let (events, documents) = (events.clone(), Arc::clone(&documents));
         async move {
             let inserted = events
@@ -59,7 +59,7 @@ pub(super) async fn insert_many(
 /// The greatest number of each of these sessions that has events: the index tells, without a look at an event.
 pub(super) async fn last_sequences(call: &Call, sessions: Vec<String>) -> Result<HashMap<String, i64>> {
     let events = call.events();
-    call.read(move |attempt| {
+    call.read("aggregate events", move |attempt| {
         let events = events.clone();
         let pipeline = [
             doc! { "$match": { "session": { "$in": &sessions } } },

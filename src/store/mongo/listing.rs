@@ -23,7 +23,7 @@ pub(super) async fn list(call: &Call, tenant: &Tenant, query: &SessionQuery) -> 
     };
     let (limit, after) = (query.limit.get(), query.after.clone());
     let sessions = call.sessions();
-    call.read(move |attempt| {
+    call.read("find sessions", move |attempt| {
         let (sessions, range, after) = (sessions.clone(), range.clone(), after.clone());
         async move {
             // One more to know whether there are more, and one that may be where the last page ended.

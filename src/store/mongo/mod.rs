@@ -287,7 +287,7 @@ impl Store for MongoStore {
         let call = self.calls.begin().await?;
         let database = call.database();
         // Through the primary: without one, nothing can be written.
-        let ping = call.run(move |attempt| {
+        let ping = call.run("ping", move |attempt| {
             let database = database.clone();
             async move {
                 let time_max = i64::try_from(attempt.time_max.as_millis()).unwrap_or(i64::MAX);

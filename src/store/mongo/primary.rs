@@ -78,7 +78,7 @@ impl Primaries {
 
 async fn commit_a_no_op(call: &Call) -> Result<()> {
     let sessions = call.sessions();
-    call.run(move |attempt| {
+    call.run("find sessions", move |attempt| {
         let sessions = sessions.clone();
         async move {
             // No session has this key: it is the waiting that counts.

@@ -60,7 +60,7 @@ pub(super) async fn open(
 
 async fn insert(call: &Call, document: RawDocumentBuf) -> Result<()> {
     let sessions = call.sessions();
-    call.run(move |_| {
+    call.run("insert sessions", move |_| {
         let (sessions, document) = (sessions.clone(), document.clone());
         async move {
             sessions.insert_one(document).comment("colloquy: open").await?;
@@ -93,7 +93,7 @@ async fn reopen(
     };
     require_life(&mut filter, tombstone.life);
     let sessions = call.sessions();
-    call.run(move |attempt| {
+    call.run("findAndModify sessions", move |attempt| {
         let (sessions, document, filter) = (sessions.clone(), document.clone(), filter.clone());
         async move {
             let replaced = sessions
@@ -117,7 +117,7 @@ pub(super) fn require_life(filter: &mut Document, life: Life) {
 
 pub(super) async fn find(call: &Call, key: &SessionKey) -> Result<Option<Stored>> {
     let (sessions, k) = (call.sessions(), keys::of_session(key));
-    call.read(move |attempt| {
+    call.read("find sessions", move |attempt| {
         let (sessions, k) = (sessions.clone(), k.clone());
         async move {
             let found = sessions
@@ -158,7 +158,7 @@ pub(super) async fn standings(call: &Call, keys: Vec<String>) -> Result<Vec<(Str
         .iter()
         .map(|name| ((*name).to_owned(), Bson::Int32(1)))
         .collect();
-    call.read(move |attempt| {
+    call.read("find sessions", move |attempt| {
         let (sessions, fields) = (sessions.clone(), fields.clone());
         let filter = match keys.as_slice() {
             [only] => doc! { "_id": only },
@@ -272,7 +272,7 @@ async fn replace_version(
         change.insert("$unset", unset);
     }
     let sessions = call.sessions();
-    call.run(move |attempt| {
+    call.run("update sessions", move |attempt| {
         let (sessions, filter, change) = (sessions.clone(), filter.clone(), change.clone());
         async move {
             let updated = sessions
@@ -329,7 +329,7 @@ pub(super) async fn end_where(
     }
     let change = doc! { "$set": set, "$inc": { "version": 1_i64 } };
     let sessions = call.sessions();
-    call.run(move |attempt| {
+    call.run("findAndModify sessions", move |attempt| {
         let (sessions, filter, change) = (sessions.clone(), filter.clone(), change.clone());
         async move {
             let ended = sessions

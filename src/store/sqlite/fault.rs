@@ -80,3 +80,12 @@ pub(super) fn not_committed(fault: Fault) -> Error {
 pub(super) fn closed() -> Error {
     Error::new(Kind::Unavailable, "the store is closed")
 }
+
+/// What telemetry calls an error; a refusal is an answer like any other.
+pub(super) fn name(error: &Error) -> &'static str {
+    match error.kind() {
+        Kind::Unavailable => "unavailable",
+        Kind::Internal => "failed",
+        _ => "",
+    }
+}

@@ -17,7 +17,10 @@ use super::{
     lock::Lock,
     schema,
 };
-use crate::domain::{Error, Kind, Result};
+use crate::{
+    domain::{Error, Kind, Result},
+    telemetry::calls::{self, System},
+};
 
 pub(super) struct Readers {
     pool: Arc<Pool>,
@@ -75,11 +78,14 @@ impl Readers {
             let _turn = turn;
             pool.read(work)
         });
-        match outcome.await {
-            Ok(outcome) => outcome.map_err(Error::from),
-            Err(stopped) if stopped.is_panic() => Err(Fault::Panicked.into()),
-            Err(_) => Err(closed()),
-        }
+        let read = async {
+            match outcome.await {
+                Ok(outcome) => outcome.map_err(Error::from),
+                Err(stopped) if stopped.is_panic() => Err(Fault::Panicked.into()),
+                Err(_) => Err(closed()),
+            }
+        };
+        calls::database(System::Sqlite, "read", fault::name, read).await
     }
 
     /// Waits for the reads under way, as long as a read may wait for its turn, and closes the connections.

@@ -18,6 +18,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
+    time::Instant,
 };
 
 use rusqlite::Connection;
@@ -32,7 +33,10 @@ use super::{
     lock::Lock,
     schema,
 };
-use crate::domain::{Error, Kind, Result};
+use crate::{
+    domain::{Error, Kind, Result},
+    telemetry::calls::{self, System},
+};
 
 /// The way to the writer thread.
 pub(super) struct Writer {
@@ -92,6 +96,14 @@ impl Writer {
     ///
     /// A caller that stops waiting does not stop the work.
     pub(super) async fn write<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce(&Connection) -> fault::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        calls::database(System::Sqlite, "write", fault::name, self.commit(bytes, work)).await
+    }
+
+    async fn commit<T: Send + 'static>(
         &self,
         bytes: usize,
         work: impl FnOnce(&Connection) -> fault::Result<T> + Send + 'static,
@@ -262,7 +274,10 @@ impl Thread {
             match message {
                 Message::Write(first) => {
                     let mut group = Group::default();
+                    let started = Instant::now();
                     let committed = self.commit_group(first, &mut group);
+                    let error = if committed.is_ok() { "" } else { "failed" };
+                    calls::database_took(System::Sqlite, "commit", error, started.elapsed());
                     group.answer(committed);
                 }
                 Message::TruncateWal(reply) => self.truncations.push(reply),

@@ -12,6 +12,7 @@ use crate::{
 
 mod answers;
 mod outage;
+mod round;
 mod upkeep;
 
 /// A bound that keeps a broken test from hanging.

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The files of the archive of a folder on the embedded store, in no order.
-fn files(folder: &Folder) -> Vec<PathBuf> {
+pub fn files(folder: &Folder) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![folder.path().join("data/archive")];
     while let Some(folder) = folders.pop() {

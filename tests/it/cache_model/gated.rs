@@ -197,6 +197,10 @@ impl Cache for WatchedCache {
         self.cache.health()
     }
 
+    fn unmarked(&self) -> usize {
+        self.cache.unmarked()
+    }
+
     async fn close(&self) {
         self.cache.close().await;
     }

@@ -18,6 +18,7 @@ use super::{
     Bucket, Engine, Redis, ReplicaSet, Seaweed,
     process::{PATIENCE, binary},
 };
+use crate::harness::http;
 
 #[tokio::test]
 async fn mongod_keeps_across_kill_9_what_it_acknowledged_and_leaves_nothing_behind() {
@@ -147,7 +148,7 @@ async fn seaweed_keeps_objects_across_kill_9_and_leaves_nothing_behind() {
 async fn seaweed_honours_conditions_and_refuses_wrong_signatures() {
     let bucket = super::s3().await;
     let put_new = || {
-        let request = bucket.request(&reqwest::Client::new(), Method::PUT, "new");
+        let request = bucket.request(&http().build().unwrap(), Method::PUT, "new");
         request.header("if-none-match", "*").body("text").send()
     };
     assert_eq!(put_new().await.expect("an answer").status(), StatusCode::OK);
@@ -311,7 +312,7 @@ async fn client(url: &str) -> Client {
 }
 
 async fn send(bucket: &Bucket, method: Method, key: &str) -> StatusCode {
-    let request = bucket.request(&reqwest::Client::new(), method, key);
+    let request = bucket.request(&http().build().unwrap(), method, key);
     request.send().await.expect("an answer").status()
 }
 

@@ -12,6 +12,7 @@ use super::{
     ports::free_port,
     process::{Engine, NotStarted, PATIENCE, Process, start_on_free_ports},
 };
+use crate::harness::http;
 
 const REGION: &str = "us-east-1";
 
@@ -94,7 +95,7 @@ impl Engine for Seaweed {
     /// other.
     async fn until_ready(&mut self) -> Result<(), NotStarted> {
         let bucket = &self.bucket;
-        let client = Client::new();
+        let client = http().build().expect("a client");
         let send = async |method: Method, key: &str| {
             let request = bucket.request(&client, method, key);
             let response = request.send().await.map_err(|error| error.to_string())?;

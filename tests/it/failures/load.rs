@@ -85,10 +85,7 @@ pub struct Answer {
 impl Load {
     /// Begins to write to the replicas at these URLs.
     pub fn begin(urls: Vec<String>, crowd: Crowd, random: &mut Random) -> Self {
-        let http = reqwest::Client::builder()
-            .timeout(HANG)
-            .build()
-            .expect("a client");
+        let http = crate::harness::http().timeout(HANG).build().expect("a client");
         let stage = Arc::new(Stage {
             oracle: Oracle::default(),
             timings: Timings::default(),

@@ -126,7 +126,10 @@ async fn without_mongodb_every_request_is_refused_in_time_until_it_is_back() {
         let back = Instant::now();
         for (server, cache) in replicas.all().zip(["off", "ok"]) {
             let ready = wait_ready(server).await;
-            assert_eq!(ready["backends"], json!({"store": "ok", "cache": cache}));
+            assert_eq!(
+                ready["backends"],
+                json!({"store": "ok", "cache": cache, "archive": "off"})
+            );
         }
         eprintln!("ready again after {:?}", back.elapsed());
     }

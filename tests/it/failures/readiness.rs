@@ -10,7 +10,7 @@ use crate::{
 
 /// Asks until the cache is said to be so. Nothing tells when a replica has noticed.
 async fn until_cache_is(server: &Server, state: &str) {
-    let ready = json!({"status": "ready", "backends": {"store": "ok", "cache": state}});
+    let ready = json!({"status": "ready", "backends": {"store": "ok", "cache": state, "archive": "off"}});
     for _ in 0..2_000 {
         let told = expect(server.get("/readyz"), 200).await;
         if told == ready {

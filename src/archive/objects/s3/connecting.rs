@@ -8,12 +8,19 @@ use aws_config::{
 };
 use aws_sdk_s3::{
     Client,
-    config::{Credentials, RequestChecksumCalculation},
+    config::{
+        ConfigBag, Credentials, Intercept, RequestChecksumCalculation, RuntimeComponents,
+        interceptors::BeforeTransmitInterceptorContextMut,
+    },
+    error::BoxError,
 };
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 
 use super::{Bucket, S3Objects};
-use crate::archive::objects::{ObjectError, ObjectErrorKind};
+use crate::{
+    archive::objects::{ObjectError, ObjectErrorKind},
+    telemetry::spans,
+};
 
 /// S3 takes no smaller part but for the last.
 const PART_BYTES_MIN: usize = 5 * 1024 * 1024;
@@ -98,6 +105,7 @@ impl S3Objects {
         let path_style = options.path_style.unwrap_or(options.endpoint.is_some());
         let client = aws_sdk_s3::config::Builder::from(&config)
             .force_path_style(path_style)
+            .interceptor(SendTrace)
             .build();
         Ok(Self {
             bucket: Arc::new(Bucket {
@@ -114,6 +122,31 @@ impl S3Objects {
                 part_bytes: options.part_bytes,
             }),
         })
+    }
+}
+
+/// Tells S3 which trace a request is part of, so that a server in front of it can go on with the trace.
+#[derive(Debug)]
+struct SendTrace;
+
+impl Intercept for SendTrace {
+    fn name(&self) -> &'static str {
+        "SendTrace"
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if let Some(traceparent) = spans::current_traceparent() {
+            context
+                .request_mut()
+                .headers_mut()
+                .insert("traceparent", traceparent);
+        }
+        Ok(())
     }
 }
 

@@ -114,7 +114,7 @@ struct Held {
 /// The claims of the owner among these sessions, by their keys.
 async fn held(call: &Call, ks: Vec<String>, owner: &SegmentName) -> Result<HashMap<String, Held>> {
     let (sessions, owner) = (call.sessions(), owner.to_string());
-    call.read(move |attempt| {
+    call.read("find sessions", move |attempt| {
         let sessions = sessions.clone();
         let count = u32::try_from(ks.len()).unwrap_or(u32::MAX);
         let filter = doc! { "_id": { "$in": &ks }, "claim.owner": &owner };

@@ -114,7 +114,7 @@ pub(super) async fn delete_archived(
         "epoch": { "$not": { "$gt": epoch_max } },
     };
     let events = call.events();
-    call.run(move |_| {
+    call.run("delete events", move |_| {
         let (events, doomed) = (events.clone(), doomed.clone());
         async move {
             let deleted = events
@@ -138,7 +138,7 @@ async fn withdraw(call: &Call, k: &str, epoch: i64) -> Result<bool> {
         "$expr": { "$not": [claim_stands()] },
     };
     let sessions = call.sessions();
-    call.run(move |_| {
+    call.run("update sessions", move |_| {
         let (sessions, filter) = (sessions.clone(), filter.clone());
         let left = left_with(vec!["$claim.owner".into()]);
         let change = vec![doc! { "$set": { "left": left } }, doc! { "$unset": "claim" }];
@@ -178,7 +178,7 @@ pub(super) async fn with_hot_events(call: &Call, sessions: &[SessionKey]) -> Res
 /// Those of these keys of sessions' events that there are events under: the index tells, by its first entry of each.
 async fn with_events(call: &Call, wanted: Vec<String>) -> Result<Vec<String>> {
     let events = call.events();
-    call.read(move |attempt| {
+    call.read("aggregate events", move |attempt| {
         let events = events.clone();
         let pipeline = [
             doc! { "$match": { "session": { "$in": &wanted } } },

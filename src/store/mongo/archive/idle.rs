@@ -59,7 +59,7 @@ pub(super) async fn end_if_idle(
 /// The session, its life, and when it was opened; by its own word, if an older version of this store opened it.
 async fn look(call: &Call, key: &SessionKey) -> Result<Option<(Session, Life, Timestamp)>> {
     let (sessions, k) = (call.sessions(), keys::of_session(key));
-    call.read(move |attempt| {
+    call.read("find sessions", move |attempt| {
         let (sessions, k) = (sessions.clone(), k.clone());
         async move {
             let found = sessions

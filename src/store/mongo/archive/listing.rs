@@ -99,7 +99,7 @@ pub(super) async fn segments(
     }
     let after = after.map(ToString::to_string).unwrap_or_default();
     let sessions = call.sessions();
-    call.read(move |attempt| {
+    call.read("find sessions", move |attempt| {
         let (sessions, filter) = (sessions.clone(), doc! { "archive.segment": { "$gt": &after } });
         async move {
             let mut found = sessions
@@ -155,7 +155,7 @@ async fn aggregate<T: Send + 'static>(
     read: fn(Fields<'_>) -> Result<T>,
 ) -> Result<Vec<T>> {
     let sessions = call.sessions();
-    call.read(move |attempt| {
+    call.read("aggregate sessions", move |attempt| {
         let (sessions, pipeline) = (sessions.clone(), pipeline.clone());
         async move {
             let mut found = sessions
@@ -222,7 +222,7 @@ impl Query {
             return Ok(Vec::new());
         }
         let sessions: Collection<RawDocumentBuf> = call.sessions();
-        call.read(move |attempt| {
+        call.read("find sessions", move |attempt| {
             let (sessions, query) = (sessions.clone(), self.clone());
             async move {
                 let limit = u32::try_from(query.limit).unwrap_or(u32::MAX);

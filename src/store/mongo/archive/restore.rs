@@ -65,7 +65,7 @@ pub(super) async fn bring_back(
 async fn begin(call: &Call, k: &str, epoch: i64) -> Result<Option<Life>> {
     let filter = doc! { "_id": k, "epoch": epoch, "archived": true };
     let sessions = call.sessions();
-    call.run(move |attempt| {
+    call.run("findAndModify sessions", move |attempt| {
         let (sessions, filter) = (sessions.clone(), filter.clone());
         async move {
             let found = sessions
@@ -119,7 +119,7 @@ pub(super) async fn restored(
     ];
     let sessions = call.sessions();
     let (restored, again) = call
-        .run(move |attempt| {
+        .run("findAndModify sessions", move |attempt| {
             let (sessions, filter, change) = (sessions.clone(), filter.clone(), change.clone());
             async move {
                 let restored = sessions
@@ -148,7 +148,7 @@ async fn is_restored(call: &Call, key: &SessionKey, epoch: i64, now: Timestamp) 
         "_id": keys::of_session(key), "epoch": epoch, "archived": false, "restoredAt": date(now),
     };
     let sessions = call.sessions();
-    let found = call.read(move |attempt| {
+    let found = call.read("find sessions", move |attempt| {
         let (sessions, filter) = (sessions.clone(), filter.clone());
         async move {
             let found = sessions
@@ -211,7 +211,7 @@ async fn bury(call: &Call, archived: &Archived, forget_at: Timestamp) -> Result<
         "epoch": archived.epoch,
     };
     let (sessions, tombstone) = (call.sessions(), erasure::tombstone(forget_at));
-    let buried = call.run(move |_| {
+    let buried = call.run("update sessions", move |_| {
         let (sessions, filter) = (sessions.clone(), filter.clone());
         let change = vec![doc! { "$replaceWith": &tombstone }];
         async move {
@@ -252,7 +252,7 @@ fn adopted(archived: &Archived, session: &Session) -> Result<Document> {
 /// Whether it was not there.
 async fn insert(call: &Call, document: Document) -> Result<bool> {
     let sessions = call.sessions().clone_with_type::<Document>();
-    let inserted = call.run(move |_| {
+    let inserted = call.run("insert sessions", move |_| {
         let (sessions, document) = (sessions.clone(), document.clone());
         async move {
             sessions.insert_one(document).comment("colloquy: adopt").await?;
@@ -295,7 +295,7 @@ async fn leave(call: &Call, archived: &Archived) -> Result<bool> {
 
 async fn change(call: &Call, filter: Document, pipeline: Vec<Document>) -> Result<bool> {
     let sessions = call.sessions();
-    call.run(move |_| {
+    call.run("update sessions", move |_| {
         let (sessions, filter, pipeline) = (sessions.clone(), filter.clone(), pipeline.clone());
         async move {
             let changed = sessions

@@ -29,7 +29,7 @@ pub(super) async fn record(call: &Call, id: &str, started_at: Timestamp, record:
     let record = Document::try_from(payload::to_document(record)?).map_err(|_| Fault::Stored("record"))?;
     let document = doc! { "_id": id, "startedAt": date(started_at), "record": record };
     let (runs, id) = (runs::<Document>(call), id.to_owned());
-    call.run(move |_| {
+    call.run("update archive_runs", move |_| {
         let (runs, id, document) = (runs.clone(), id.clone(), document.clone());
         async move {
             runs.replace_one(doc! { "_id": id }, document)
@@ -45,7 +45,7 @@ pub(super) async fn record(call: &Call, id: &str, started_at: Timestamp, record:
 
 async fn drop_older_than(call: &Call, oldest: DateTime) -> Result<()> {
     let runs = runs::<Document>(call);
-    call.run(move |_| {
+    call.run("delete archive_runs", move |_| {
         let runs = runs.clone();
         async move {
             runs.delete_many(doc! { "startedAt": { "$lt": oldest } })
@@ -63,7 +63,7 @@ pub(super) async fn newest(call: &Call, limit: usize) -> Result<Vec<JsonObject>>
         return Ok(Vec::new());
     }
     let runs = runs::<RawDocumentBuf>(call);
-    call.read(move |attempt| {
+    call.read("find archive_runs", move |attempt| {
         let runs = runs.clone();
         async move {
             let mut found = runs

@@ -1,7 +1,4 @@
 //! Logs: to stderr, for a person or for a collector, so that stdout stays free for what a command prints.
-//!
-//! The subscriber is a `tracing` registry with layers. Traces and metrics (OpenTelemetry) come as further layers
-//! beside the one made here; nothing that logs has to change.
 
 use std::{
     env, fmt,
@@ -10,7 +7,7 @@ use std::{
 };
 
 use tracing::{Level, Subscriber};
-use tracing_subscriber::{EnvFilter, Layer, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Layer, fmt::MakeWriter, registry::LookupSpan};
 
 /// Who reads the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,36 +53,32 @@ impl FromStr for LogFilter {
     }
 }
 
+impl LogFilter {
+    /// For a layer of its own.
+    pub(super) fn env_filter(&self) -> EnvFilter {
+        self.0.clone()
+    }
+}
+
 impl fmt::Display for LogFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-/// Logging could not be set up, because something in this process did so before.
-#[derive(Debug, thiserror::Error)]
-#[error("logging is already set up in this process")]
-pub struct AlreadySet(#[from] tracing_subscriber::util::TryInitError);
-
-/// Sends the events of this process to stderr from now on, those of the `log` crate included.
-///
-/// Colours are for terminals, and `NO_COLOR` (set, not empty) turns them off there too.
-///
-/// # Errors
-/// The process has a subscriber already.
-pub fn init(format: LogFormat, filter: &LogFilter) -> Result<(), AlreadySet> {
+/// The layer that writes the lines: to stderr, in colour on a terminal unless `NO_COLOR` (set, not empty) says no.
+pub(super) fn layer<S>(format: LogFormat, filter: &LogFilter) -> impl Layer<S> + use<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
     let plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colours = !plain && io::stderr().is_terminal();
-    Ok(subscriber(format, filter, colours, io::stderr).try_init()?)
+    lines(format, filter, colours, io::stderr)
 }
 
-fn subscriber<W>(
-    format: LogFormat,
-    filter: &LogFilter,
-    colours: bool,
-    writer: W,
-) -> impl Subscriber + Send + Sync
+fn lines<S, W>(format: LogFormat, filter: &LogFilter, colours: bool, writer: W) -> impl Layer<S> + use<S, W>
 where
+    S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     // A log that can't be written is lost. Reporting it would go to the same stderr, with a macro that panics.
@@ -96,12 +89,14 @@ where
         LogFormat::Human => lines.with_ansi(colours).compact().boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
-    tracing_subscriber::registry().with(filter.0.clone()).with(lines)
+    lines.with_filter(filter.0.clone())
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
     use crate::domain::Timestamp;
@@ -123,7 +118,8 @@ mod tests {
             let kept = kept.clone();
             move || kept.clone()
         };
-        let subscriber = subscriber(format, &filter.parse().unwrap(), colours, writer);
+        let lines = lines(format, &filter.parse().unwrap(), colours, writer);
+        let subscriber = tracing_subscriber::registry().with(lines);
         tracing::subscriber::with_default(subscriber, log);
         String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
     }

@@ -1,0 +1,49 @@
+//! How the archive is, for whoever looks after it: whether it answers, and what is left to do.
+
+use std::time::Duration;
+
+use super::{Archive, ms, now, segment::MANIFESTS_PREFIX};
+use crate::domain::{Result, Timestamp};
+
+/// What is left to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    /// For how long the session that has been due for archiving longest has been due; zero where none is.
+    pub age: Duration,
+    /// Erased sessions whose bytes are not out of the archive yet.
+    pub erasures_pending: u64,
+}
+
+impl Archive {
+    /// Whether the place of the objects answers.
+    ///
+    /// # Errors
+    /// It does not, or not in time.
+    pub async fn ping(&self) -> Result<()> {
+        let listing = async { Ok(self.0.objects.list(MANIFESTS_PREFIX, None, 1).await?) };
+        self.in_time(listing).await.map(|_| ())
+    }
+
+    /// What is left to do. Asks every shard.
+    ///
+    /// # Errors
+    /// The store can't be reached.
+    pub async fn backlog(&self) -> Result<Backlog> {
+        let due_since = self
+            .oldest_due()
+            .await?
+            .map(|ended| ended.saturating_add_ms(ms(self.0.options.after)));
+        let age_ms = due_since.map_or(0, |since| now().unix_ms() - since.unix_ms());
+        Ok(Backlog {
+            age: Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)),
+            erasures_pending: self.0.catalog.pending(1).await?.sessions,
+        })
+    }
+
+    /// When the session ended that has been due for archiving longest, where there is one.
+    pub async fn oldest_due(&self) -> Result<Option<Timestamp>> {
+        let before = now().saturating_add_ms(-ms(self.0.options.after));
+        let due = self.0.catalog.due(before, 1).await?;
+        Ok(due.first().map(|due| due.ended_at))
+    }
+}

@@ -1,0 +1,109 @@
+//! Calls of backends: each is timed, and a span of the trace it is made in.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use tracing::{Instrument, Span, field::Empty};
+
+use super::{metrics::metrics, spans::TARGET};
+
+/// A database system, by its name in the semantic conventions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum System {
+    MongoDb,
+    Redis,
+    Sqlite,
+}
+
+impl System {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::MongoDb => "mongodb",
+            Self::Redis => "redis",
+            Self::Sqlite => "sqlite",
+        }
+    }
+}
+
+/// Makes a call of a database. `statement` is an operation, and what it is about where that is to be told:
+/// `find sessions`. `error` names the type of a failure; those are few.
+pub async fn database<T, E>(
+    system: System,
+    statement: &'static str,
+    error: impl Fn(&E) -> &'static str,
+    call: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let (operation, collection) = parts(statement);
+    let span = tracing::trace_span!(
+        target: TARGET,
+        "database",
+        otel.name = statement,
+        otel.kind = "client",
+        otel.status_code = Empty,
+        error.r#type = Empty,
+        db.system.name = system.as_str(),
+        db.operation.name = operation,
+        db.collection.name = collection,
+    );
+    let started = Instant::now();
+    let outcome = call.instrument(span.clone()).await;
+    let error = outcome.as_ref().err().map_or("", error);
+    failed(&span, error);
+    metrics().database_call(system.as_str(), statement, error, started.elapsed());
+    outcome
+}
+
+fn parts(statement: &'static str) -> (&'static str, Option<&'static str>) {
+    match statement.split_once(' ') {
+        Some((operation, collection)) => (operation, Some(collection)),
+        None => (statement, None),
+    }
+}
+
+/// A call of a database that was made where nothing can be awaited, and took so long.
+pub fn database_took(system: System, statement: &'static str, error: &'static str, took: Duration) {
+    metrics().database_call(system.as_str(), statement, error, took);
+}
+
+/// Makes a request to the place of the archive's objects; `outcome` names what came of it.
+pub async fn objects<T, E>(
+    operation: &'static str,
+    outcome: impl Fn(&Result<T, E>) -> &'static str,
+    call: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let span = tracing::trace_span!(
+        target: TARGET,
+        "objects",
+        otel.name = format_args!("objects {operation}"),
+        otel.kind = "client",
+        otel.status_code = Empty,
+        error.r#type = Empty,
+        colloquy.objects.operation = operation,
+    );
+    let started = Instant::now();
+    let done = call.instrument(span.clone()).await;
+    let outcome = outcome(&done);
+    if outcome == "failed" {
+        failed(&span, outcome);
+    }
+    metrics().objects_request(operation, outcome, started.elapsed());
+    done
+}
+
+/// One phase of the archiver's work.
+pub async fn phase<T>(phase: &'static str, work: impl Future<Output = T>) -> T {
+    let span = tracing::trace_span!(target: TARGET, "phase", otel.name = format_args!("archive {phase}"), colloquy.archive.phase = phase);
+    let started = Instant::now();
+    let done = work.instrument(span).await;
+    metrics().archive_phase(phase, started.elapsed());
+    done
+}
+
+fn failed(span: &Span, error: &'static str) {
+    if !error.is_empty() {
+        span.record("error.type", error);
+        span.record("otel.status_code", "ERROR");
+    }
+}
