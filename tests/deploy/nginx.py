@@ -180,7 +180,7 @@ class Proxy(unittest.TestCase):
         self.assertFalse(any(replica.seen for replica in self.replicas))
 
     def test_ids_go_through_and_only_those_that_colloquy_would_take(self):
-        trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        trace = "00-11111111111111111111111111111111-2222222222222222-01"
         longest = "!" * 128
         for sent in ("call-1[a]", longest, 'a"b', "a\\b", longest + "!", ""):
             self.ask("GET", "/v1/sessions", X_Request_Id=sent, traceparent=trace)
