@@ -114,6 +114,7 @@ duckdb-check: server tools ## DuckDB reads an archive and finds what the API say
 deploy-check: server tools packages engines ## Compose, Kubernetes, alerts, dashboard and handbook against the binary
 	@echo "== the image, Compose and the same without containers"
 	$(tools) tests/deploy/compose.sh
+	$(tools) tests/deploy/dev.sh
 	@echo "== Kubernetes"
 	$(tools) tests/deploy/k8s.sh
 	@echo "== Prometheus and Grafana"
