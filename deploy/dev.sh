@@ -121,7 +121,8 @@ type -P nginx >/dev/null || fail "there is no nginx: tests/packages.sh installs 
 servers+=($!)
 url=http://127.0.0.1:$nginx_port
 answers() { curl --silent --fail --max-time 5 --output /dev/null "$1"; }
-wait_for "$start_seconds_max" answers "$url/readyz" || fail "nginx did not answer on port $nginx_port within $start_seconds_max s"
+wait_for "$start_seconds_max" answers "$url/readyz" \
+  || fail "nginx did not answer on port $nginx_port within $start_seconds_max s"
 
 type -P prometheus >/dev/null || fail "there is no Prometheus: tests/packages.sh installs it"
 mkdir "$dir/prometheus"

@@ -2,7 +2,8 @@
 # One conversation against a running deployment, from its first event to the archive: deploy/try.sh [URL]
 #
 # It says what it does, which replica answered (where nginx tells), and ends with an error at the first answer that is not
-# the one promised. It needs curl, and a deployment that archives soon after the end, as docker-compose.yml and deploy/dev.sh do.
+# the one promised. It needs curl, and a deployment that archives soon after the end, as docker-compose.yml and
+# deploy/dev.sh do.
 set -euo pipefail
 
 archive_wait_seconds_max=180

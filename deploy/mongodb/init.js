@@ -1,5 +1,5 @@
-// Makes docker-compose.yml's MongoDB servers one sharded cluster: initiates the three replica sets, waits for their primaries,
-// and adds the shards through mongos. What is done already is left as it is, so it runs at every start.
+// Makes docker-compose.yml's MongoDB servers one sharded cluster: initiates the three replica sets, waits for their
+// primaries, and adds the shards through mongos. What is done already is left as it is, so it runs at every start.
 //
 //   mongosh --nodb --quiet --norc init.js
 //

@@ -147,9 +147,13 @@ class Service:
         if self.image == "nginx":
             return {int(port) for port in re.findall(r"(?m)^listen (?:\S+:)?(\d+)", read("deploy/nginx/listen.conf"))}
         if self.name == "otel-collector":
-            return {int(end["endpoint"].rsplit(":", 1)[1]) for end in collector()["receivers"]["otlp"]["protocols"].values()}
+            return {
+                int(end["endpoint"].rsplit(":", 1)[1]) for end in collector()["receivers"]["otlp"]["protocols"].values()
+            }
         words = " ".join(self.command)
-        return {int(port) for port in re.findall(r"-(?:-|s3\.)port[ =](\d+)", words)} or IMAGE_PORTS.get(self.image, set())
+        return {int(port) for port in re.findall(r"-(?:-|s3\.)port[ =](\d+)", words)} or IMAGE_PORTS.get(
+            self.image, set()
+        )
 
 
 def read(path):
@@ -173,15 +177,22 @@ class Deployment:
         host, _, port = address.partition(":")
         service = self.services.get(host)
         if expect(service, f"{who} names {address}, which is no service"):
-            expect(int(port) in service.ports(), f"{who} names {address}, but {host} listens on {sorted(service.ports())}")
+            expect(
+                int(port) in service.ports(), f"{who} names {address}, but {host} listens on {sorted(service.ports())}"
+            )
 
     def images(self):
         tags = {}
         for service in self.all:
             image = f"{service.name}: the image {service.spec['image']}"
             expect(re.search(r"\d+\.\d+", service.tag), f"{image} is not pinned to a version")
-            expect(tags.setdefault(service.image, service.tag) == service.tag, f"{image} is of another version elsewhere")
-        expect(tags.get("colloquy") == VERSION, f"the image of colloquy is {tags.get('colloquy')}, Cargo.toml says {VERSION}")
+            expect(
+                tags.setdefault(service.image, service.tag) == service.tag, f"{image} is of another version elsewhere"
+            )
+        expect(
+            tags.get("colloquy") == VERSION,
+            f"the image of colloquy is {tags.get('colloquy')}, Cargo.toml says {VERSION}",
+        )
         label = f'image.version="{VERSION}"'
         expect(label in DOCKERFILE.one("LABEL"), f"Dockerfile does not have {label}")
         for base in DOCKERFILE.bases:
@@ -211,7 +222,9 @@ class Deployment:
             for source, target, mode in service.mounts():
                 if source.startswith("/"):
                     path = os.path.relpath(source, ROOT)
-                    expect(Path(source).exists(), f"{service.name}: {path}, mounted at {target}, is not in the repository")
+                    expect(
+                        Path(source).exists(), f"{service.name}: {path}, mounted at {target}, is not in the repository"
+                    )
                     expect(mode == "ro", f"{service.name}: {path} is not mounted read-only")
                 else:
                     expect(source in volumes, f"{service.name}: the volume {source} is not declared")
@@ -239,10 +252,15 @@ class Deployment:
         for service in self.all:
             words = service.health()
             for port in re.findall(r"127\.0\.0\.1:(\d+)", " ".join(words)):
-                expect(int(port) in service.ports(), f"{service.name}: its health check asks port {port}; nobody listens there")
+                expect(
+                    int(port) in service.ports(),
+                    f"{service.name}: its health check asks port {port}; nobody listens there",
+                )
             if "--port" in words:
                 port = int(words[words.index("--port") + 1])
-                expect(port in service.ports(), f"{service.name}: its health check asks port {port}; nobody listens there")
+                expect(
+                    port in service.ports(), f"{service.name}: its health check asks port {port}; nobody listens there"
+                )
 
     def commands(self):
         entrypoint = json.loads(DOCKERFILE.one("ENTRYPOINT"))
@@ -273,9 +291,16 @@ class Deployment:
                 wrong = self.refusal(service.env)
                 expect(wrong is None, f"{service.name}: {wrong}")
         # The check would see it.
-        expect(self.refusal({**DOCKERFILE.env(), "COLLOQUY_STORE": "mongodb://m/c", "COLLOQUY_LISTEN": "nowhere"}), "nothing is wrong enough")
+        expect(
+            self.refusal({**DOCKERFILE.env(), "COLLOQUY_STORE": "mongodb://m/c", "COLLOQUY_LISTEN": "nowhere"}),
+            "nothing is wrong enough",
+        )
         shared = [
-            {name: value for name, value in server.env.items() if name.startswith(("COLLOQUY_", "AWS_")) and "ARCHIVE_EVERY" not in name}
+            {
+                name: value
+                for name, value in server.env.items()
+                if name.startswith(("COLLOQUY_", "AWS_")) and "ARCHIVE_EVERY" not in name
+            }
             for server in self.servers.values()
         ]
         expect(all(env == shared[0] for env in shared), "the servers do not share all settings but archive_every")
@@ -300,7 +325,10 @@ class Deployment:
             telemetry = service.env.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").removeprefix("http://")
             self.reaches(f"{service.name}'s telemetry", telemetry)
             port = collector()["receivers"]["otlp"]["protocols"]["http"]["endpoint"].rsplit(":", 1)[1]
-            expect(telemetry.endswith(f":{port}"), f"{service.name}: telemetry goes to {telemetry}, OTLP over HTTP is {port}")
+            expect(
+                telemetry.endswith(f":{port}"),
+                f"{service.name}: telemetry goes to {telemetry}, OTLP over HTTP is {port}",
+            )
             bucket = service.key("archive").removeprefix("s3://").split("/")[0]
             (identity,) = json.loads(read("deploy/seaweedfs/s3.json"))["identities"]
             pair = {"accessKey": service.env["AWS_ACCESS_KEY_ID"], "secretKey": service.env["AWS_SECRET_ACCESS_KEY"]}
@@ -316,9 +344,15 @@ class Deployment:
         for name, host in sets.items():
             self.reaches("mongodb/init.js", host)
             command = self.services[host.split(":")[0]].command
-            expect(command[command.index("--replSet") + 1] == name, f"mongodb/init.js calls {host} {name}; its --replSet is another")
+            expect(
+                command[command.index("--replSet") + 1] == name,
+                f"mongodb/init.js calls {host} {name}; its --replSet is another",
+            )
         servers = {service.name for service in self.all if "--replSet" in service.command}
-        expect({host.split(":")[0] for host in sets.values()} == servers, f"mongodb/init.js knows {sets}, and there are {servers}")
+        expect(
+            {host.split(":")[0] for host in sets.values()} == servers,
+            f"mongodb/init.js knows {sets}, and there are {servers}",
+        )
         command = self.services["mongos"].command
         expect(f"config/{sets['config']}" in command, "mongos has another --configdb than mongodb/init.js initiates")
         (router,) = re.findall(r'router = "mongodb://([^/]+)/', read("deploy/mongodb/init.js"))
@@ -356,11 +390,16 @@ class Deployment:
         targets = [target for static in job["static_configs"] for target in static["targets"]]
         for target in targets:
             self.reaches("prometheus.yml", target)
-        expect({target.split(":")[0] for target in targets} == set(self.servers), f"prometheus.yml scrapes {targets}, not every server")
+        expect(
+            {target.split(":")[0] for target in targets} == set(self.servers),
+            f"prometheus.yml scrapes {targets}, not every server",
+        )
         expect(job.get("metrics_path", "/metrics") == "/metrics", "prometheus.yml scrapes another path than /metrics")
         mounted = {target for _, target, _ in self.services["prometheus"].mounts()}
         for rules in prometheus["rule_files"]:
-            expect(f"/etc/prometheus/{rules}" in mounted, f"prometheus.yml reads {rules}, which is not mounted beside it")
+            expect(
+                f"/etc/prometheus/{rules}" in mounted, f"prometheus.yml reads {rules}, which is not mounted beside it"
+            )
         for provider in ROOT.glob("deploy/grafana/provisioning/dashboards/*.y*ml"):
             for entry in yaml.safe_load(provider.read_text())["providers"]:
                 path = entry["options"]["path"]
@@ -377,11 +416,20 @@ class Deployment:
             for kind, names in pipeline.items():
                 used[kind] |= set(names)
             first = pipeline["processors"][0]
-            expect(first == "memory_limiter", f"collector.yaml: {name} begins with {first}, and nothing limits what waits before it")
+            expect(
+                first == "memory_limiter",
+                f"collector.yaml: {name} begins with {first}, and nothing limits what waits before it",
+            )
         used["extensions"] = set(config["service"]["extensions"])
         for kind, names in used.items():
-            expect(names == set(config[kind]), f"collector.yaml: {kind} that are defined, {sorted(config[kind])}, and used, {sorted(names)}")
-        expect(set(config["service"]["pipelines"]) == {"traces", "metrics", "logs"}, "collector.yaml: a signal has no pipeline")
+            expect(
+                names == set(config[kind]),
+                f"collector.yaml: {kind} that are defined, {sorted(config[kind])}, and used, {sorted(names)}",
+            )
+        expect(
+            set(config["service"]["pipelines"]) == {"traces", "metrics", "logs"},
+            "collector.yaml: a signal has no pipeline",
+        )
         path = self.services["otel-collector"].command[0].removeprefix("--config=")
         mounted = [target for _, target, _ in self.services["otel-collector"].mounts()]
         expect(path in mounted, f"the collector reads {path}, where nothing is mounted")
@@ -393,7 +441,9 @@ class Deployment:
             address = "127.0.0.1:%d" % free.getsockname()[1]
             free.close()
             env = {**DOCKERFILE.env(), "COLLOQUY_LISTEN": address}
-            server = subprocess.Popen([self.binary, *json.loads(DOCKERFILE.one("CMD"))], env=env, cwd=folder, stderr=subprocess.DEVNULL)
+            server = subprocess.Popen(
+                [self.binary, *json.loads(DOCKERFILE.one("CMD"))], env=env, cwd=folder, stderr=subprocess.DEVNULL
+            )
             checks = [DOCKERFILE.health()[1:]] + [one.health()[2:] for one in self.servers.values() if one.health()]
             try:
                 deadline = time.monotonic() + PATIENCE_S
@@ -429,9 +479,8 @@ def main():
     else:
         binary, compose = arguments
         deployment = Deployment(Path(compose).read_text(), binary)
-        checks = (
-            "images hardening mounts start_order health_checks commands configuration backends mongodb proxy monitoring telemetry probes"
-        ).split()
+        checks = "images hardening mounts start_order health_checks commands configuration backends mongodb".split()
+        checks += "proxy monitoring telemetry probes".split()
         for check in checks:
             try:
                 getattr(deployment, check)()

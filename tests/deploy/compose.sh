@@ -9,8 +9,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 binary=$(realpath "${COLLOQUY_TEST_BIN:-${CARGO_TARGET_DIR:-$root/target}/debug/colloquy}")
 export PATH="$PATH:/usr/sbin"
 
-for tool in hadolint docker-compose nginx cargo rustc python3; do
-  command -v "$tool" >/dev/null || { echo "compose: $tool is missing; make tools packages installs what it can" >&2; exit 1; }
+for tool in hadolint yamllint docker-compose nginx cargo rustc python3; do
+  command -v "$tool" >/dev/null \
+    || { echo "compose: $tool is missing; make tools packages installs what it can" >&2; exit 1; }
 done
 [[ -x $binary ]] || { echo "compose: $binary is missing; build it first" >&2; exit 1; }
 
@@ -19,6 +20,8 @@ dir=$(mktemp -d "${TMPDIR:-/tmp}/colloquy-compose.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
 
 hadolint deploy/Dockerfile
+yamllint --strict -d '{extends: default, rules: {document-start: disable, line-length: {max: 125}, braces: {max-spaces-inside: 1}}}' \
+  docker-compose.yml deploy/otel
 
 # What this machine's environment says is not the deployment's.
 env -i PATH="$PATH" HOME="$dir" docker-compose -f docker-compose.yml config >"$dir/compose.yml"

@@ -184,7 +184,10 @@ class Proxy(unittest.TestCase):
         longest = "!" * 128
         for sent in ("call-1[a]", longest, 'a"b', "a\\b", longest + "!", ""):
             self.ask("GET", "/v1/sessions", X_Request_Id=sent, traceparent=trace)
-        seen = sorted((request for replica in self.replicas for request in replica.seen), key=lambda one: len(one[2]["X-Request-Id"]))
+        seen = sorted(
+            (request for replica in self.replicas for request in replica.seen),
+            key=lambda one: len(one[2]["X-Request-Id"]),
+        )
         ids = [headers["X-Request-Id"] for _, _, headers, _ in seen]
         self.assertEqual((ids[0], ids[-1]), ("call-1[a]", longest))
         for made in ids[1:-1]:
