@@ -30,7 +30,7 @@ spec: ## write openapi/openapi.json as the code has it
 	mv openapi/openapi.json.new openapi/openapi.json
 
 .PHONY: dev
-dev: engines ## MongoDB, Redis, an S3 server and two servers of colloquy on them, to play with
+dev: engines packages ## what docker-compose.yml deploys, on this machine without containers
 	cargo build --locked
 	@deploy/dev.sh
 

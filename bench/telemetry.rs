@@ -62,7 +62,7 @@ async fn main() -> Result<(), Failure> {
     }
     for round in 0..=ROUNDS {
         for server in &mut servers {
-            let appends = server.round(|n| append(n)).await?;
+            let appends = server.round(append).await?;
             let reads = server.round(|_| get("/v1/sessions/read")).await?;
             // The first round warms up.
             if round > 0 {
