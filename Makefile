@@ -38,6 +38,10 @@ dev: engines ## MongoDB, Redis, an S3 server and two servers of colloquy on them
 bench-archive: ## what archiving costs and saves, on the embedded default; bench/archive.rs says how on other backends
 	cargo bench --locked --bench archive
 
+.PHONY: bench-telemetry
+bench-telemetry: ## what telemetry costs, in processor time a request
+	cargo bench --locked --bench telemetry
+
 .PHONY: tools
 tools: ## install the pinned check tools that are missing
 	@$(tools)
@@ -70,10 +74,10 @@ lint: tools ## everything that can be said without running it
 	node tests/clients/typescript/lint-spec.mjs openapi/openapi.json
 
 .PHONY: test
-test: tools packages engines ## all tests: Rust, schemathesis, generated clients, DuckDB, the committed OpenAPI document
+test: tools packages engines ## all tests: Rust, schemathesis, generated clients, DuckDB, the OpenAPI document, the deployment
 	@echo "== cargo test"
 	cargo test --locked
-	@$(MAKE) test-mongodb spec-check schemathesis clients-check duckdb-check
+	@$(MAKE) test-mongodb spec-check schemathesis clients-check duckdb-check deploy-check
 
 # Tests that would be the same once more: they start no server, choose its store themselves, or send what is refused
 # before a store is asked. `COLLOQUY_TEST_STORE=mongodb cargo test` runs all of them.
@@ -105,6 +109,18 @@ clients-check: server tools ## one conversation through each generated client
 duckdb-check: server tools ## DuckDB reads an archive and finds what the API says; an erasure, a lost store
 	@echo "== the archive, read by DuckDB"
 	tests/archive/check.sh
+
+.PHONY: deploy-check
+deploy-check: server tools packages engines ## Compose, Kubernetes, alerts, dashboard and handbook against the binary
+	@echo "== the image, Compose and the same without containers"
+	$(tools) tests/deploy/compose.sh
+	$(tools) tests/deploy/dev.sh
+	@echo "== Kubernetes"
+	$(tools) tests/deploy/k8s.sh
+	@echo "== Prometheus and Grafana"
+	$(tools) tests/deploy/prometheus.sh
+	@echo "== docs/OPERATIONS.md"
+	$(tools) tests/deploy/operations.sh
 
 # The server that the live checks start.
 .PHONY: server

@@ -100,16 +100,25 @@ impl<E: Endpoint> Endpoint for Enveloped<E> {
             headers.insert(TRACEPARENT, value);
         }
         let _in_trace = traced.enter();
-        tracing::info!(
-            target: "colloquy::http",
-            %method,
-            route = route.unwrap_or("-"),
-            status,
-            duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-            request_id = %id.0,
-            trace_id,
-            "request"
-        );
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "colloquy::http",
+                    %method,
+                    route = route.unwrap_or("-"),
+                    status,
+                    duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+                    request_id = %id.0,
+                    trace_id,
+                    "request"
+                )
+            };
+        }
+        // Probes and scrapes that went well come every few seconds for ever.
+        match route {
+            Some("/healthz" | "/readyz" | "/metrics") if status == 200 => log!(debug),
+            _ => log!(info),
+        }
         Ok(response)
     }
 }

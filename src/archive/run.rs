@@ -11,6 +11,7 @@ use std::{
 };
 
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{Archive, Requests, Tally, ms, now, objects::Objects, pace::Pace};
@@ -20,7 +21,7 @@ use crate::{
         json::{Fields, ObjectWriter, parsed},
     },
     store::catalog::{Claim, Due},
-    telemetry::metrics::metrics,
+    telemetry::{metrics::metrics, spans},
 };
 
 /// Sessions that a dry run counts.
@@ -356,7 +357,8 @@ impl Archive {
         let record = RunRecord::begun(request, trigger, older_than);
         self.keep(&record).await?;
         let (archive, mut running) = (self.clone(), record.clone());
-        let finishing = tokio::spawn(async move {
+        let span = spans::run(&record.id);
+        let finishing = async move {
             let work = Work::new(&archive, progress);
             let outcome = archive.drive(&running, &work).await;
             archive.finish(&mut running, outcome, &work);
@@ -364,8 +366,8 @@ impl Archive {
             archive.keep(&running).await?;
             drop(turn);
             Ok(running)
-        });
-        Ok((record, finishing))
+        };
+        Ok((record, tokio::spawn(finishing.instrument(span))))
     }
 
     fn finish(&self, record: &mut RunRecord, outcome: Result<()>, work: &Work) {

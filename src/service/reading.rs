@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
-use tracing::instrument;
+use tracing::{Instrument, instrument};
 
 use super::{EventsPage, Service, events::Asked};
 use crate::{
@@ -153,12 +153,13 @@ impl Service {
             return;
         };
         let service = self.clone();
-        tokio::spawn(async move {
+        let filling = async move {
             if let Err(error) = service.try_fill(lease, &key, wanted).await {
                 tracing::debug!(%error, "the cache was not filled");
             }
             drop(room);
-        });
+        };
+        tokio::spawn(filling.in_current_span());
     }
 
     async fn try_fill(&self, lease: Lease, key: &SessionKey, wanted: Limit) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use tracing::instrument;
+use tracing::{Instrument, instrument};
 
 use super::{Service, SessionsPage, writing};
 use crate::{
@@ -100,8 +100,8 @@ impl Service {
     pub async fn restore(&self, key: &SessionKey) -> Result<Session> {
         let (archive, key) = (self.archive()?.clone(), key.clone());
         // A caller that goes away leaves nothing half done.
-        let restoring = tokio::spawn(async move { archive.restore(&key).await });
-        restoring
+        let restoring = async move { archive.restore(&key).await };
+        tokio::spawn(restoring.in_current_span())
             .await
             .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the restore was interrupted")))
     }

@@ -1,5 +1,7 @@
 //! Writing with the cache in front: told before the store is asked, and told what came of it before anyone else is.
 
+use tracing::Instrument;
+
 use super::Service;
 use crate::{
     cache::Change,
@@ -24,7 +26,7 @@ impl Service {
         W: Future<Output = Result<T>> + Send + 'static,
     {
         let (service, key) = (self.clone(), key.clone());
-        let writing = tokio::spawn(async move {
+        let writing = async move {
             let begun = service.cache.begin(&key, events).await;
             let outcome = work(service.clone(), begun.first_seq).await;
             let change = match &outcome {
@@ -33,8 +35,8 @@ impl Service {
             };
             service.cache.finish(begun, change).await;
             outcome
-        });
-        writing
+        };
+        tokio::spawn(writing.in_current_span())
             .await
             .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the write was interrupted")))
     }

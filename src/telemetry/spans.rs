@@ -88,12 +88,27 @@ pub fn answered(span: &Span, status: u16) {
 
 /// The id of the trace that a span is part of.
 pub fn trace_id(span: &Span) -> Option<String> {
-    let context = context_of(span)?;
-    Some(context.trace_id().to_string())
+    if span.is_none() {
+        return None;
+    }
+    Some(valid(&span.context())?.trace_id().to_string())
 }
 
-/// What to send along with a request that is made within a span, as `traceparent`.
+/// What names a span to others, as `traceparent`.
 pub fn traceparent(span: &Span) -> Option<String> {
+    if span.is_none() {
+        None
+    } else {
+        injected(&span.context())
+    }
+}
+
+/// What to send along with a request that is made now, as `traceparent`.
+pub fn current_traceparent() -> Option<String> {
+    injected(&Context::current())
+}
+
+fn injected(context: &Context) -> Option<String> {
     struct Sent(Option<String>);
     impl Injector for Sent {
         fn set(&mut self, key: &str, value: String) {
@@ -102,11 +117,9 @@ pub fn traceparent(span: &Span) -> Option<String> {
             }
         }
     }
-    if !are_on() || span.is_none() {
-        return None;
-    }
+    valid(context)?;
     let mut sent = Sent(None);
-    global::get_text_map_propagator(|propagator| propagator.inject_context(&span.context(), &mut sent));
+    global::get_text_map_propagator(|propagator| propagator.inject_context(context, &mut sent));
     sent.0
 }
 
@@ -114,17 +127,14 @@ pub fn traceparent(span: &Span) -> Option<String> {
 #[derive(Debug, Clone)]
 pub struct Origin(SpanContext);
 
-/// The span that is current.
+/// The span that is current, in whichever layers.
 pub fn origin() -> Option<Origin> {
-    context_of(&Span::current()).map(Origin)
+    valid(&Context::current()).map(Origin)
 }
 
-fn context_of(span: &Span) -> Option<SpanContext> {
-    if !are_on() {
-        return None;
-    }
-    let context = span.context().span().span_context().clone();
-    context.is_valid().then_some(context)
+fn valid(context: &Context) -> Option<SpanContext> {
+    let context = context.span().span_context().clone();
+    (are_on() && context.is_valid()).then_some(context)
 }
 
 /// The span of a shared write, the root of a trace of its own, with links to the requests in it.
@@ -145,7 +155,7 @@ pub fn flush<'a>(events: usize, bytes: usize, origins: impl Iterator<Item = &'a 
     span
 }
 
-/// The context of the span that is current, for whoever records a span after the fact.
-pub fn current() -> Context {
-    Span::current().context()
+/// The span of a run of the archiver, the root of a trace of its own.
+pub fn run(id: &str) -> Span {
+    tracing::trace_span!(target: TARGET, parent: None, "archive run", colloquy.archive.run = id)
 }

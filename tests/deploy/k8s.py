@@ -25,10 +25,12 @@ from pathlib import Path
 import jsonschema
 import kubernetes_validate
 import yaml
+from k8s_schemas import validate
 from k8s_security import can_talk, is_hardened, is_restricted
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "k8s" / "README.md"
+DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 DEFAULTS = tomllib.loads((ROOT / "config.default.toml").read_text())
 
 KUBERNETES_OLDEST = "1.31"
@@ -37,50 +39,19 @@ REQUIRED_KINDS = {
     "dev": {"StatefulSet", "Namespace", "Job"},
     "production": {"HorizontalPodAutoscaler", "Job", "Namespace", "NetworkPolicy", "PodDisruptionBudget", "ServiceMonitor"},
 }
+# What a stopping server gives runs of the archiver: STOP_WAIT_MAX in src/archive/run.rs.
+STOP_ARCHIVE_MS = 10_000
 STOP_MARGIN_MS = 5_000
 SCALE_DOWN_AFTER_S_MIN = 300
 MEMORY_BESIDE_LIMITS_BYTES = 256 << 20
 PATIENCE_S = 20
-
-NAME = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"}
-SPAN = {"type": "string", "pattern": "^([0-9]+(ms|s|m|h|d))+$"}
-LABELS = {"type": "object", "additionalProperties": {"type": "string"}}
-
-
-def closed(required, **properties):
-    """The schema of an object with these properties and no others."""
-    return {"type": "object", "required": required, "properties": properties, "additionalProperties": False}
-
-
-METADATA = closed(["name", "namespace"], name=NAME, namespace=NAME, labels=LABELS, annotations=LABELS)
-RULE = closed(
-    ["expr"],
-    alert={"type": "string"},
-    record={"type": "string"},
-    expr={"type": ["string", "integer"]},
-    keep_firing_for=SPAN,
-    labels=LABELS,
-    annotations=LABELS,
-    **{"for": SPAN},
-)
-RULE["oneOf"] = [{"required": ["alert"]}, {"required": ["record"]}]
-GROUP = closed(
-    ["name", "rules"],
-    name={"type": "string", "minLength": 1},
-    interval=SPAN,
-    rules={"type": "array", "minItems": 1, "items": RULE},
-)
-ENDPOINT = closed(["port"], port=NAME, path={"type": "string", "pattern": "^/"}, interval=SPAN, scrapeTimeout=SPAN)
-# The parts of the Prometheus operator's definitions that are used here:
-# https://prometheus-operator.dev/docs/api-reference/api/
-CUSTOM = {
-    "ServiceMonitor": closed(
-        ["selector", "endpoints"],
-        selector=closed(["matchLabels"], matchLabels=LABELS),
-        endpoints={"type": "array", "minItems": 1, "items": ENDPOINT},
-        sampleLimit={"type": "integer", "minimum": 1},
-    ),
-    "PrometheusRule": closed(["groups"], groups={"type": "array", "minItems": 1, "items": GROUP}),
+SIGNALS = ("TRACES", "METRICS", "LOGS")
+# https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/, as far as colloquy honours it
+OTEL_VARIABLES = {
+    *("OTEL_SDK_DISABLED", "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"),
+    *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS"),
+    *(f"OTEL_{signal}_EXPORTER" for signal in SIGNALS),
+    *(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT" for signal in SIGNALS),
 }
 
 
@@ -129,6 +100,13 @@ class Overlay:
         self.binary = binary
         self.docs = [doc for doc in yaml.safe_load_all(text) if doc]
         self.faults = []
+
+    def check(self):
+        for check in CHECKS:
+            try:
+                check(self)
+            except KeyError as missing:
+                self.fault(f"{check.__name__} looks for {missing}, which some object does not have")
 
     def fault(self, what):
         self.faults.append(f"{self.name}: {what}")
@@ -241,14 +219,6 @@ def is_valid(overlay):
         overlay.fault(f"there is no {kind}")
 
 
-def validate(doc, version):
-    if doc["apiVersion"] == "monitoring.coreos.com/v1" and doc["kind"] in CUSTOM:
-        spec = CUSTOM[doc["kind"]]
-        jsonschema.validate(doc, closed(["apiVersion", "kind", "metadata", "spec"], apiVersion={}, kind={}, metadata=METADATA, spec=spec))
-    else:
-        kubernetes_validate.validate(doc, version, strict=True)
-
-
 def is_in_a_restricted_namespace(overlay):
     namespaces = {doc["metadata"]["name"]: doc["metadata"].get("labels", {}) for doc in overlay.of("Namespace")}
     for name, labels in namespaces.items():
@@ -343,11 +313,16 @@ def agrees_with_config(overlay):
     """The keys are known, shared, and say what a cluster needs. Whether the values hold, the binary says."""
     shared = ["store", "cache", "archive", "cache_prefix", "archive_every", "archive_s3_endpoint", "archive_s3_region"]
     version = run(overlay, ["--version"], {}).stdout.split()[-1]
+    user = re.search(r"^USER (\d+):(\d+)$", DOCKERFILE.read_text(), re.M)
     first = overlay.servers[0][1]
     for pod, container in overlay.colloquy:
         for name in container.env:
             if name.startswith("COLLOQUY_") and name.removeprefix("COLLOQUY_").lower() not in DEFAULTS:
                 overlay.fault(f"{pod}: {name} is not a key of config.default.toml")
+            if name.startswith("OTEL_") and name not in OTEL_VARIABLES:
+                overlay.fault(f"{pod}: {name} is not a variable that colloquy honours")
+        if [str(pod.spec["securityContext"].get(name)) for name in ("runAsUser", "runAsGroup")] != list(user.groups()):
+            overlay.fault(f"{pod} runs as another user than the image is made for, {user[0]}")
         for key in shared:
             if container.key(key) != first.key(key):
                 overlay.fault(f"{pod}: {key} differs from the servers'")
@@ -360,6 +335,8 @@ def agrees_with_config(overlay):
     rounds = [(pod, c) for pod, c in overlay.colloquy if pod.owner["kind"] == "CronJob" and c.spec["args"] == ["archive", "upkeep"]]
     if bool(rounds) == (first.key("archive_every") != "off"):
         overlay.fault("either a CronJob archives, or the servers do: archive_every says otherwise")
+    if rounds and first.key("archive") == "none":
+        overlay.fault("a CronJob archives, and there is no archive")
     for pod, container in rounds:
         spec, job = pod.owner["spec"], pod.owner["spec"]["jobTemplate"]["spec"]
         if spec["concurrencyPolicy"] != "Forbid" or "startingDeadlineSeconds" not in spec:
@@ -469,7 +446,7 @@ def leaves_in_time(overlay):
     """The sums of README.md: what a stop may take, what a probe may take, what a request may take of memory."""
     for pod, container in overlay.servers:
         ms = {key: container.number(key) for key in ("shutdown_drain_ms", "shutdown_grace_ms", "mongo_call_ms_max")}
-        needed = sum(ms.values()) + ms["mongo_call_ms_max"] + STOP_MARGIN_MS
+        needed = sum(ms.values()) + ms["mongo_call_ms_max"] + STOP_ARCHIVE_MS + STOP_MARGIN_MS
         granted = pod.spec.get("terminationGracePeriodSeconds", 30) * 1000
         if granted < needed:
             overlay.fault(f"{pod}: a stop may take {needed} ms, and is granted {granted} ms")
@@ -515,8 +492,7 @@ def main():
     faults = documents_what_works()
     for name, _, file in (pair.partition("=") for pair in built):
         overlay = Overlay(name, Path(file).read_text(), binary)
-        for check in CHECKS:
-            check(overlay)
+        overlay.check()
         faults += overlay.faults
         print(f"k8s: {name}: {len(overlay.docs)} objects, {len(overlay.pods)} kinds of pods, {len(overlay.faults)} faults")
     for fault in faults:

@@ -1,5 +1,5 @@
-"""Alerts and dashboard of deploy/, held against what they speak of: the configuration, the operator's handbook, the tests
-of the alerts, and a real server with a cache and an archive, which a real Prometheus scrapes while it is used.
+"""Alerts and dashboard of deploy/, held against what they speak of: the configuration, the operator's handbook, the
+tests of the alerts, and a real server with a cache and an archive, which a real Prometheus scrapes while it is used.
 
 All that is wrong is said at once. prometheus.sh is how to run it.
 """
@@ -62,8 +62,8 @@ def check(is_good: bool, fault: str) -> None:
 # --- PromQL, as far as names go
 
 
-WORDS = set("by without on ignoring group_left group_right and or unless bool offset sum min max avg count topk".split())
 GROUPING = {"by", "without", "on", "ignoring", "group_left", "group_right"}
+WORDS = GROUPING | set("and or unless bool offset sum min max avg count topk".split())
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\[[^\]]*\]|[a-zA-Z_:][\w:]*|[\d.]+\w*|=~|!~|!=|[^\s]')
 
 
@@ -121,7 +121,7 @@ def panels(dashboard: dict[str, Any]) -> list[dict[str, Any]]:
 def check_alerts(alerts: dict[str, dict[str, Any]]) -> None:
     headings = []
     if OPERATIONS.exists():
-        headings = [line.lstrip("#").strip(" `") for line in OPERATIONS.read_text().splitlines() if line.startswith("#")]
+        headings = re.findall(r"^#+ `?(\w+)`?$", OPERATIONS.read_text(), re.MULTILINE)
     check(OPERATIONS.exists(), "docs/OPERATIONS.md is missing; every alert needs a heading in it")
     fired, quiet = set(), set()
     for path in sorted(ALERTS.parent.glob("*.test.yml")):
@@ -138,7 +138,8 @@ def check_alerts(alerts: dict[str, dict[str, Any]]) -> None:
         check(alert.get("labels", {}).get("severity") in ("page", "ticket"), f"{name}: severity must be page or ticket")
         check(bool(notes.get("summary")), f"{name} has no summary")
         check("{{" in notes.get("description", ""), f"{name}: the description has no numbers")
-        check(notes.get("runbook") == f"docs/OPERATIONS.md#{name.lower()}", f"{name}: runbook must name its own heading")
+        runbook = f"docs/OPERATIONS.md#{name.lower()}"
+        check(notes.get("runbook") == runbook, f"{name}: runbook must name its own heading")
         check(not OPERATIONS.exists() or name in headings, f"{name} has no heading in docs/OPERATIONS.md")
         check(name in fired, f"{name}: no test has it firing with its labels and annotations")
         check(name in quiet, f"{name}: no test has it keep quiet")
@@ -181,9 +182,8 @@ def check_dashboard(dashboard: dict[str, Any]) -> None:
         check("good" in panel.get("description", "").lower(), f"{name}: the description must say what good looks like")
         check("unit" in panel["fieldConfig"]["defaults"], f"{name} has no unit")
         check(bool(panel["targets"]), f"{name} asks nothing")
-        sources = [panel.get("datasource"), *(target["datasource"] for target in panel["targets"] if "datasource" in target)]
-        is_variable = all(source and source["uid"] == "${datasource}" for source in sources)
-        check(is_variable, f"{name}: the data source must be the variable, or another choice shows nothing")
+        sources = [part["datasource"]["uid"] for part in [panel, *panel["targets"]] if "datasource" in part]
+        check(set(sources) == {"${datasource}"}, f"{name}: the data source must be the variable")
         for target in panel["targets"]:
             for variable in re.findall(r"\$\{?(\w+)", target["expr"]):
                 check(variable in variables, f"{name} uses ${variable}, which is no variable")
@@ -374,8 +374,8 @@ class Prometheus:
     def check_rules(self) -> None:
         for group in self.ask("/api/v1/rules")["groups"]:
             for rule in group["rules"]:
-                error = rule.get("lastError", "")
-                check(rule["health"] == "ok" and not error, f"{rule['name']} can't be evaluated: {rule['health']} {error}")
+                error = rule.get("lastError", rule["health"])
+                check(rule["health"] == "ok", f"{rule['name']} can't be evaluated: {error}")
 
 
 def check_server(

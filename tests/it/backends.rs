@@ -79,7 +79,7 @@ pub fn cache_is_chosen() -> bool {
 
 /// The flags of a cache that is used at once, and that a machine busy with other tests doesn't slow down so much that it
 /// is not used.
-fn cache_flags(url: &str) -> Vec<String> {
+pub fn cache_flags(url: &str) -> Vec<String> {
     [
         &format!("cache={url}"),
         "cache_gathering_ms=0",

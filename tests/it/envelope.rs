@@ -19,7 +19,13 @@ async fn a_request_keeps_the_id_it_came_with() {
         "{}<>;,",
         &long,
     ] {
-        for path in ["/healthz", "/v1/sessions", "/v1/sessions/none", "/nope", "/docs"] {
+        for path in [
+            "/openapi.json",
+            "/v1/sessions",
+            "/v1/sessions/none",
+            "/nope",
+            "/docs",
+        ] {
             let response = server.get(path).header("x-request-id", id).send().await.unwrap();
             assert_eq!(response.headers()["x-request-id"], id, "{path}");
             if response.status().is_client_error() {
@@ -46,7 +52,7 @@ async fn a_request_without_a_usable_id_gets_one() {
     ];
     let mut ids = Vec::new();
     for sent in unusable.into_iter().map(Some).chain([None, None]) {
-        let request = server.get("/healthz");
+        let request = server.get("/openapi.json");
         let request = match sent {
             Some(bytes) => request.header("x-request-id", bytes),
             None => request,
@@ -76,7 +82,7 @@ async fn the_problems_within_a_batch_name_its_request() {
 async fn the_log_has_the_callers_trace() {
     let server = Server::start().await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-    let get = |value: String| server.get("/healthz").header("traceparent", value);
+    let get = |value: String| server.get("/openapi.json").header("traceparent", value);
     expect(get(format!("00-{trace}-00f0671122334455-01")), 200).await;
     assert!(server.log().contains(trace));
     // A header that is not one is no reason to refuse a request, and is not believed.

@@ -11,6 +11,7 @@ use crate::{
     talk::{event, events_path, open},
 };
 
+mod backends;
 mod collector;
 
 use collector::{Collector, Received, hex, texts};

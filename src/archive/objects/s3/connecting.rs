@@ -16,8 +16,6 @@ use aws_sdk_s3::{
 };
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 
-use tracing::Span;
-
 use super::{Bucket, S3Objects};
 use crate::{
     archive::objects::{ObjectError, ObjectErrorKind},
@@ -142,7 +140,7 @@ impl Intercept for SendTrace {
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if let Some(traceparent) = spans::traceparent(&Span::current()) {
+        if let Some(traceparent) = spans::current_traceparent() {
             context
                 .request_mut()
                 .headers_mut()
