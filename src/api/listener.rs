@@ -4,7 +4,8 @@
 //! A socket that is closed resets what waits in its backlog, and poem, once told to stop, drops connections that have said
 //! nothing yet, though their first request may have arrived. So the socket is closed first, with its backlog taken in; poem is
 //! told when each connection has said something, or had its time to. What remains is a peer whose connection is made
-//! between the last look into the backlog and the close: two system calls.
+//! between the last look into the backlog and the close, which are two system calls; a proxy that watches readiness has
+//! stopped connecting long before.
 
 use std::{collections::VecDeque, convert::Infallible, future::pending, io, net::SocketAddr, time::Duration};
 

@@ -16,10 +16,6 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    draining::{Draining, Parting},
-    listener::{Listener, Silence},
-};
 use poem::{
     Endpoint, Request, Server,
     http::uri::Scheme,
@@ -33,6 +29,10 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+use super::{
+    draining::{Draining, Parting},
+    listener::{Listener, Silence},
+};
 use crate::telemetry::metrics::{Active, metrics};
 
 /// What bounds the server (I9).

@@ -6,9 +6,9 @@
 //!   left to send anything into when it closes: of what nginx began to send, all is answered;
 //! - nginx, which asks the other replica where it could not connect: then nothing was sent, whatever the method is. Without
 //!   it a replica that is away would have to be taken off the list before it stops, as a Service of Kubernetes does;
-//! - the ids of events. nginx would send an append twice, whose first connection broke: a replay, which the API answers like the first
-//!   one. Here no connection breaks, so that an append that was answered as a replay counts as doubled, and so does every word
-//!   in nginx's error log other than a refused connection.
+//! - the ids of events. nginx sends an append again whose connection broke, and gets the stored event; the rest of POST, and
+//!   PATCH, it sends once. Here no connection breaks: an append that was answered as a replay counts as sent twice, and
+//!   anything in nginx's error log but refused connections counts as lost.
 //!
 //! `COLLOQUY_TEST_ROLLING_ROUNDS` is how often both are replaced, `COLLOQUY_TEST_SEED` repeats what the clients choose.
 
