@@ -129,7 +129,11 @@ async fn a_lost_store_is_rebuilt_from_the_archive_alone() {
     assert!(words.contains("copies of erased sessions: 1"), "{words}");
     let again = succeed(&folder, &["rebuild"]);
     assert!(again.contains("sessions rebuilt: 0"), "{again}");
-    check(&Server::start_in(folder, &["--set=archive_every=off"]).await, &before).await;
+    check(
+        &Server::start_in(folder, &["--set=archive_every=off"]).await,
+        &before,
+    )
+    .await;
 }
 
 /// As above, where the database is a server's: another folder has another database, and is given this one's archive.
@@ -143,7 +147,11 @@ async fn rebuild_in_another_database() {
     let words = succeed(&new, &["rebuild"]);
     assert!(words.contains("sessions rebuilt: 3"), "{words}");
     assert!(words.contains("copies of erased sessions: 1"), "{words}");
-    check(&Server::start_in(new, &["--set=archive_every=off"]).await, &before).await;
+    check(
+        &Server::start_in(new, &["--set=archive_every=off"]).await,
+        &before,
+    )
+    .await;
 }
 
 /// Three archived sessions, one of them twice; one that was erased, and one that is hot.
