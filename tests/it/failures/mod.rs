@@ -144,7 +144,7 @@ async fn until_cached(load: &mut Load, replicas: &Replicas) {
 
 /// How many reads the cache has answered for this replica.
 async fn cache_hits(server: &Server) -> u64 {
-    const HITS: &str = "colloquy_cache_reads_total{outcome=\"hit\",cause=\"\"} ";
+    const HITS: &str = "colloquy_cache_reads_total{cause=\"\",outcome=\"hit\"} ";
     let metrics = server.get("/metrics").send().await.expect("an answer");
     let metrics = metrics.text().await.expect("a body");
     let hits = metrics.lines().find_map(|line| line.strip_prefix(HITS));
