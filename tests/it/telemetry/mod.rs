@@ -17,7 +17,7 @@ mod collector;
 use collector::{Collector, Received, hex, texts};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-const PARENT: &str = "00f067aa0ba902b7";
+const PARENT: &str = "00f067aa0b1902c7";
 
 fn traceparent() -> String {
     format!("00-{TRACE}-{PARENT}-01")
