@@ -57,7 +57,7 @@ fn the_defaults_are_a_configuration() {
         StoreUrl::Sqlite(PathBuf::from("colloquy-data/colloquy.db"))
     );
     assert_eq!(config.log_format, LogFormat::Human);
-    assert_eq!(config.log_filter.to_string(), "poem=warn,info");
+    assert_eq!(config.log_filter.to_string(), "aws_config=warn,poem=warn,info");
     assert_eq!(config.body_bytes_max, 4 * 1024 * 1024);
     assert_eq!(config.tombstone_days, 30);
 }
