@@ -8,7 +8,7 @@ use poem::{
     Endpoint, IntoResponse, Middleware, Request, Response, Result,
     http::{HeaderValue, Method, header},
 };
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     domain::{Error, FieldError, error::FAULTS_TOLD_MAX},
     telemetry::{
-        metrics::metrics,
+        metrics::{Active, metrics},
         spans::{self, Caller},
     },
 };
@@ -27,6 +27,9 @@ use crate::{
 const REQUEST_ID: &str = "X-Request-Id";
 const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
+
+/// The status of a request whose caller hung up before there was an answer, as nginx has it; nobody is sent it.
+const ABANDONED: u16 = 499;
 
 /// Longest request id that is taken from a caller, in characters.
 const REQUEST_ID_LENGTH_MAX: usize = 128;
@@ -70,25 +73,32 @@ impl<E: Endpoint> Endpoint for Enveloped<E> {
     async fn call(&self, mut request: Request) -> Result<Response> {
         let started = Instant::now();
         let id = request_id(&request);
-        let method = request.method().clone();
+        let method = known(request.method());
         let path = request.uri().path().to_owned();
         // A path that is no route's is whatever a stranger made up: it is no label, and is not logged.
         let route = self.routes.template(&path);
-        let traced = spans::request(known(&method), route, &path, caller(&request));
+        let traced = match is_routine(route) {
+            true => Span::none(),
+            false => spans::request(method, route, &path, caller(&request)),
+        };
         let trace_id = spans::trace_id(&traced).or_else(|| trace_id(&request).map(str::to_owned));
         request.set_data(id.clone());
 
-        let active = metrics().request_active();
-        let logged = tracing::info_span!(parent: &traced, "request", request_id = %id.0, trace_id);
-        let mut response = self
-            .answer(request, &id)
-            .instrument(logged)
-            .instrument(traced.clone())
-            .await;
-        drop(active);
-        let (status, took) = (response.status().as_u16(), started.elapsed());
-        spans::answered(&traced, status);
-        metrics().request(known(&method), route.unwrap_or("-"), status, took);
+        // At this level so that whatever is logged has the ids, however little is.
+        let logged = tracing::error_span!(parent: &traced, "request", request_id = %id.0, trace_id);
+        let mut exchange = Exchange {
+            started,
+            method,
+            route,
+            id: &id,
+            trace_id,
+            traced: traced.clone(),
+            status: ABANDONED,
+            _active: metrics().request_active(),
+        };
+        let answering = self.answer(request, &id).instrument(logged);
+        let mut response = answering.instrument(traced.clone()).await;
+        exchange.status = response.status().as_u16();
 
         let headers = response.headers_mut();
         if let Ok(value) = HeaderValue::from_str(&id.0) {
@@ -99,27 +109,53 @@ impl<E: Endpoint> Endpoint for Enveloped<E> {
         if let Some(value) = spans::traceparent(&traced).and_then(|text| HeaderValue::from_str(&text).ok()) {
             headers.insert(TRACEPARENT, value);
         }
-        let _in_trace = traced.enter();
+        Ok(response)
+    }
+}
+
+/// Probes and scrapes come every few seconds for ever: they are no traces, and what goes well is hardly logged.
+fn is_routine(route: Option<&str>) -> bool {
+    matches!(route, Some("/healthz" | "/readyz" | "/metrics"))
+}
+
+/// A request under way. It is told of when this is dropped, since a caller that hangs up takes along whatever still
+/// waits for an answer.
+struct Exchange<'a> {
+    started: Instant,
+    method: &'static str,
+    route: Option<&'a str>,
+    id: &'a RequestId,
+    trace_id: Option<String>,
+    traced: Span,
+    status: u16,
+    _active: Active,
+}
+
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        let (status, took) = (self.status, self.started.elapsed());
+        let route = self.route.unwrap_or("-");
+        spans::answered(&self.traced, status);
+        metrics().request(self.method, route, status, took);
+        let _in_trace = self.traced.enter();
         macro_rules! log {
             ($level:ident) => {
                 tracing::$level!(
                     target: "colloquy::http",
-                    %method,
-                    route = route.unwrap_or("-"),
+                    method = %self.method,
+                    route,
                     status,
                     duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-                    request_id = %id.0,
-                    trace_id,
+                    request_id = %self.id.0,
+                    trace_id = self.trace_id,
                     "request"
                 )
             };
         }
-        // Probes and scrapes that went well come every few seconds for ever.
-        match route {
-            Some("/healthz" | "/readyz" | "/metrics") if status == 200 => log!(debug),
-            _ => log!(info),
+        match is_routine(self.route) && status == 200 {
+            true => log!(debug),
+            false => log!(info),
         }
-        Ok(response)
     }
 }
 
@@ -236,4 +272,52 @@ fn trace_id(request: &Request) -> Option<&str> {
     let (version, trace_id) = (parts.next()?, parts.next()?);
     let hex = |text: &str, length| text.len() == length && text.bytes().all(|b| b.is_ascii_hexdigit());
     (hex(version, 2) && hex(trace_id, 32) && trace_id.bytes().any(|b| b != b'0')).then_some(trace_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::pending,
+        io::{self, Write},
+        sync::Mutex,
+        time::Duration,
+    };
+
+    use poem::endpoint::make;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_whose_caller_hangs_up_is_told_of_all_the_same() {
+        let never = Envelope::default().transform(make(|_| pending::<Result<Response>>()));
+        let lines = Lines::default();
+        let writer = {
+            let lines = lines.clone();
+            move || lines.clone()
+        };
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(writer)
+            .with_ansi(false)
+            .finish();
+        let _logged = tracing::subscriber::set_default(subscriber);
+        let request = Request::builder().uri("/v1/sessions".parse().unwrap()).finish();
+        let waited = tokio::time::timeout(Duration::from_millis(5), never.call(request)).await;
+        assert!(waited.is_err(), "nobody answers");
+        let lines = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let expected = "method=GET route=\"/v1/sessions\" status=499";
+        assert!(lines.contains(expected), "{lines}");
+    }
 }

@@ -47,12 +47,36 @@ pub async fn database<T, E>(
         db.operation.name = operation,
         db.collection.name = collection,
     );
-    let started = Instant::now();
-    let outcome = call.instrument(span.clone()).await;
-    let error = outcome.as_ref().err().map_or("", error);
-    failed(&span, error);
-    metrics().database_call(system.as_str(), statement, error, started.elapsed());
+    let mut timed = Timed {
+        span: span.clone(),
+        started: Instant::now(),
+        ended: ABANDONED,
+        record: |ended, took| metrics().database_call(system.as_str(), statement, ended, took),
+    };
+    let outcome = call.instrument(span).await;
+    timed.ended = outcome.as_ref().err().map_or("", error);
     outcome
+}
+
+/// What a call is said to have ended in whose caller went away before its end.
+const ABANDONED: &str = "abandoned";
+
+/// A call under way. It is recorded when this is dropped, since whoever waits for it may be dropped first.
+struct Timed<R: Fn(&'static str, Duration)> {
+    span: Span,
+    started: Instant,
+    ended: &'static str,
+    record: R,
+}
+
+impl<R: Fn(&'static str, Duration)> Drop for Timed<R> {
+    fn drop(&mut self) {
+        if !["", "ok", "not_found", "exists"].contains(&self.ended) {
+            self.span.record("error.type", self.ended);
+            self.span.record("otel.status_code", "ERROR");
+        }
+        (self.record)(self.ended, self.started.elapsed());
+    }
 }
 
 fn parts(statement: &'static str) -> (&'static str, Option<&'static str>) {
@@ -82,13 +106,14 @@ pub async fn objects<T, E>(
         error.r#type = Empty,
         colloquy.objects.operation = operation,
     );
-    let started = Instant::now();
-    let done = call.instrument(span.clone()).await;
-    let outcome = outcome(&done);
-    if outcome == "failed" {
-        failed(&span, outcome);
-    }
-    metrics().objects_request(operation, outcome, started.elapsed());
+    let mut timed = Timed {
+        span: span.clone(),
+        started: Instant::now(),
+        ended: ABANDONED,
+        record: |ended, took| metrics().objects_request(operation, ended, took),
+    };
+    let done = call.instrument(span).await;
+    timed.ended = outcome(&done);
     done
 }
 
@@ -99,11 +124,4 @@ pub async fn phase<T>(phase: &'static str, work: impl Future<Output = T>) -> T {
     let done = work.instrument(span).await;
     metrics().archive_phase(phase, started.elapsed());
     done
-}
-
-fn failed(span: &Span, error: &'static str) {
-    if !error.is_empty() {
-        span.record("error.type", error);
-        span.record("otel.status_code", "ERROR");
-    }
 }

@@ -8,20 +8,26 @@
 //!
 //! A collector that is away costs no request anything: what can't be sent in time is dropped, and the log says so.
 
-use std::{env, time::Duration};
+use std::{
+    env,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use opentelemetry::{KeyValue, global, trace::TracerProvider};
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_otlp::{ExporterBuildError, LogExporter, MetricExporter, SpanExporter};
 use opentelemetry_sdk::{
-    Resource, logs::SdkLoggerProvider, propagation::TraceContextPropagator, trace::SdkTracerProvider,
+    Resource, error::OTelSdkResult, logs::SdkLoggerProvider, propagation::TraceContextPropagator,
+    trace::SdkTracerProvider,
 };
 use tracing::{Metadata, Subscriber};
 use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 
 use super::{logs::LogFilter, metrics, spans};
 
-/// Longest that each signal takes to send what is left at the end.
+/// Longest that sending what is left takes at the end.
 const END_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// What can't be exported as asked.
@@ -182,16 +188,33 @@ impl Exporters {
         )
     }
 
+    /// Sends what is left of all signals side by side, and waits no longer for a collector that does not answer, though
+    /// an exporter might.
     pub(super) fn end(self) {
-        let traces = self
-            .traces
-            .map(|traces| traces.shutdown_with_timeout(END_TIME_MAX));
-        let logs = self.logs.map(|logs| logs.shutdown_with_timeout(END_TIME_MAX));
-        for (name, ended) in [
-            ("traces", traces),
-            ("logs", logs),
-            ("metrics", metrics::end(END_TIME_MAX)),
-        ] {
+        type End = Box<dyn FnOnce() -> Option<OTelSdkResult> + Send>;
+        let ends: [(&str, End); 3] = [
+            (
+                "traces",
+                Box::new(move || Some(self.traces?.shutdown_with_timeout(END_TIME_MAX))),
+            ),
+            (
+                "logs",
+                Box::new(move || Some(self.logs?.shutdown_with_timeout(END_TIME_MAX))),
+            ),
+            ("metrics", Box::new(|| metrics::end(END_TIME_MAX))),
+        ];
+        let (ended, all_ended) = mpsc::channel();
+        for (name, end) in ends {
+            let ended = ended.clone();
+            thread::spawn(move || {
+                // Nobody listens any more when time is up.
+                let _ = ended.send((name, end()));
+            });
+        }
+        drop(ended);
+        let until = Instant::now() + END_TIME_MAX;
+        while let Ok((name, ended)) = all_ended.recv_timeout(until.saturating_duration_since(Instant::now()))
+        {
             if let Some(Err(error)) = ended {
                 tracing::warn!(%error, "the last {name} could not be sent");
             }

@@ -108,7 +108,8 @@ impl Server {
         Self::start_as(command, folder, &backends, flags).await
     }
 
-    async fn start_as(
+    /// As [`Server::start_on`], with this command.
+    pub async fn start_as(
         mut command: Command,
         folder: Arc<Folder>,
         backends: &[String],

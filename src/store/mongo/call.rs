@@ -42,6 +42,8 @@ pub(super) struct Calls {
     database: Database,
     primaries: Arc<Primaries>,
     permits: Arc<Semaphore>,
+    /// For what only asks whether the server is there: that must not wait behind requests.
+    pings: Arc<Semaphore>,
     permits_all: u32,
     closed: AtomicBool,
     call_time_max: Duration,
@@ -55,6 +57,7 @@ impl Calls {
             database,
             primaries,
             permits: Arc::new(Semaphore::new(options.pool_max as usize)),
+            pings: Arc::new(Semaphore::new(1)),
             permits_all: options.pool_max,
             closed: AtomicBool::new(false),
             call_time_max: options.call_time_max,
@@ -69,10 +72,22 @@ impl Calls {
     /// [`Kind::Unavailable`] when the store is closed, [`Kind::Overloaded`] when too many calls are under way for too
     /// long.
     pub(super) async fn begin(&self) -> domain::Result<Call> {
+        self.begin_of(&self.permits).await
+    }
+
+    /// As [`begin`](Self::begin), for a call that only asks whether the server is there.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub(super) async fn begin_ping(&self) -> domain::Result<Call> {
+        self.begin_of(&self.pings).await
+    }
+
+    async fn begin_of(&self, permits: &Arc<Semaphore>) -> domain::Result<Call> {
         if self.closed.load(Ordering::Acquire) {
             return Err(fault::closed());
         }
-        let permit = timeout(self.call_wait_max, Arc::clone(&self.permits).acquire_owned()).await;
+        let permit = timeout(self.call_wait_max, Arc::clone(permits).acquire_owned()).await;
         let permit = permit
             .map_err(|_| {
                 Error::new(

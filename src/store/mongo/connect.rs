@@ -75,7 +75,8 @@ fn promise(parsed: &mut ClientOptions, options: &MongoOptions) -> Document {
     parsed.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
     parsed.retry_writes = Some(true);
     parsed.retry_reads = Some(true);
-    parsed.max_pool_size = Some(options.pool_max);
+    // One more than there are calls, for the ping.
+    parsed.max_pool_size = Some(options.pool_max.saturating_add(1));
     parsed.min_pool_size = Some(options.pool_min.min(options.pool_max));
     parsed.max_connecting = Some(options.pool_connecting_max.max(1));
     parsed.server_selection_timeout = Some(options.server_selection_max);

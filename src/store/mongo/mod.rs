@@ -284,9 +284,9 @@ impl Store for MongoStore {
     }
 
     async fn ping(&self) -> Result<()> {
-        let call = self.calls.begin().await?;
+        let call = self.calls.begin_ping().await?;
         let database = call.database();
-        // Through the primary: without one, nothing can be written.
+        // Through the primary: without one, nothing can be written. A router answers for itself alone, not for its shards.
         let ping = call.run("ping", move |attempt| {
             let database = database.clone();
             async move {

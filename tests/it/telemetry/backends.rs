@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::collector::{Collector, Span};
 use crate::{
     backends::{archive_place, cache_flags},
     engines::{Engine, Redis, ReplicaSet, with_database},
     failures::proxy::{Proxy, Way},
-    harness::{Server, colloquy, folder},
+    harness::{Server, colloquy, expect_problem, folder},
     talk::open,
 };
 
@@ -90,7 +91,10 @@ async fn what_is_broken_is_named_until_it_is_back() {
     flags.extend(cache_flags(&redis.url()));
     let made = colloquy().arg("init").args(&flags).output().unwrap();
     assert!(made.status.success(), "{made:?}");
-    let server = Server::start_on(folder, &flags, &[]).await;
+    let collector = Collector::start().await;
+    let mut command = colloquy();
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url());
+    let server = Server::start_as(command, folder, &flags, &[]).await;
     until_named(&server, None).await;
 
     way.set(Way::Cut);
@@ -110,7 +114,25 @@ async fn what_is_broken_is_named_until_it_is_back() {
     set.member(0).kill9();
     until_named(&server, Some("store")).await;
     server.logged("the store does not answer").await;
+    expect_problem(server.get("/v1/sessions/s"), 503, "store-unavailable").await;
     set.restart(0).await;
     until_named(&server, None).await;
     open(&server, "when-all-is-well").await;
+
+    // A trace shows what failed, and because of whom.
+    assert!(server.stop().await.success());
+    let told = collector.received();
+    let is_failed = |span: &&Span| span.is_error && span.name == "GET /v1/sessions/{sessionId}";
+    let failed = told.spans.iter().find(is_failed).expect("a failed request");
+    assert_eq!(failed.attributes["http.response.status_code"], "503");
+    let calls = told
+        .spans
+        .iter()
+        .filter(|span| told.is_within(span, failed) && span.is_error);
+    let error = |span: &Span| span.attributes.get("error.type").cloned();
+    assert!(
+        calls.filter_map(error).count() > 0,
+        "{:#?}",
+        told.names(&failed.trace)
+    );
 }
