@@ -97,7 +97,9 @@ impl Engine for Seaweed {
         let bucket = &self.bucket;
         let client = http().build().expect("a client");
         let send = async |method: Method, key: &str| {
-            let request = bucket.request(&client, method, key);
+            // The first bytes take a while: a place is made for them. An empty object needs none.
+            let body = if key.is_empty() { "" } else { "ready" };
+            let request = bucket.request(&client, method, key).body(body);
             let response = request.send().await.map_err(|error| error.to_string())?;
             match response.status() {
                 StatusCode::CONFLICT if key.is_empty() => Ok(()), // The bucket is there.
