@@ -44,8 +44,8 @@ LIMITS = {
 }
 MEMORY_LIMIT = "colloquy:memory_bytes:max"
 
-# Prometheus makes these itself.
-TARGET_LABELS = {"job", "instance"}
+# Prometheus makes these itself, the last one as prometheus.yml says.
+TARGET_LABELS = {"job", "instance", "component"}
 OWN_METRICS = {"up", "ALERTS"}
 
 # A panel that may be empty tells so whoever looks at it.
