@@ -7,7 +7,7 @@ use colloquy::{
     api, app,
     app::AppError,
     archive::{RunRequest, Trigger},
-    commands::{archive::Task, import::Source, upkeep::Round},
+    commands::{archive::Task, import::Source},
     config::{Config, Sources},
     domain::{SessionId, Span},
     telemetry,
@@ -171,12 +171,7 @@ impl ArchiveCommand {
                     .or(config.archive_retention.span())
                     .ok_or("archive_retention is off: say how long to keep days with --retention")?,
             },
-            Self::Upkeep => Task::Upkeep(Round {
-                retention: config.archive_retention.get(),
-                idle_timeout: config.session_idle_timeout.get(),
-                sweep_grace: config.archive_sweep_grace.get(),
-                trigger: Trigger::Command,
-            }),
+            Self::Upkeep => Task::Upkeep(app::round(config, Trigger::Command)),
             Self::Rebuild => Task::Rebuild,
         })
     }

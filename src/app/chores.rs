@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::{
     task::JoinHandle,
-    time::{MissedTickBehavior, interval},
+    time::{Interval, MissedTickBehavior, interval},
 };
 
 use crate::{
@@ -32,15 +32,20 @@ pub(super) fn begin(service: &Service, config: &Config) -> Chores {
         tokio::spawn(looking_at_backends(service.clone(), look_every)),
     ];
     if let (Some(every), Ok(_)) = (config.archive_every.get(), service.archive()) {
-        let round = Round {
-            retention: config.archive_retention.get(),
-            idle_timeout: config.session_idle_timeout.get(),
-            sweep_grace: config.archive_sweep_grace.get(),
-            trigger: Trigger::Schedule,
-        };
+        let round = round(config, Trigger::Schedule);
         chores.push(tokio::spawn(archiving(service.clone(), round, every)));
     }
     Chores(chores)
+}
+
+/// A round of the archive's chores, as the configuration has it.
+pub fn round(config: &Config, trigger: Trigger) -> Round {
+    Round {
+        retention: config.archive_retention.get(),
+        idle_timeout: config.session_idle_timeout.get(),
+        sweep_grace: config.archive_sweep_grace.get(),
+        trigger,
+    }
 }
 
 impl Chores {
@@ -52,12 +57,18 @@ impl Chores {
     }
 }
 
-async fn housekeeping(service: Service, every: Duration) {
-    [UPKEEP, BACKLOG]
-        .into_iter()
-        .for_each(|chore| metrics().chore_begun(chore));
+/// The times at which chores are done, which telemetry knows by these names: at once, and then every so often.
+fn rounds(chores: &[&'static str], every: Duration) -> Interval {
+    for chore in chores {
+        metrics().chore_begun(chore);
+    }
     let mut rounds = interval(every);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    rounds
+}
+
+async fn housekeeping(service: Service, every: Duration) {
+    let mut rounds = rounds(&[UPKEEP, BACKLOG], every);
     loop {
         rounds.tick().await;
         match service.upkeep().await {
@@ -77,8 +88,7 @@ async fn housekeeping(service: Service, every: Duration) {
 
 /// Keeps what `/readyz` and `/metrics` say of the backends true.
 async fn looking_at_backends(service: Service, every: Duration) {
-    let mut rounds = interval(every);
-    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rounds = rounds(&[], every);
     loop {
         rounds.tick().await;
         service.look_at_backends().await;
@@ -87,11 +97,7 @@ async fn looking_at_backends(service: Service, every: Duration) {
 
 /// Archiving, and the upkeep of the archive.
 async fn archiving(service: Service, round: Round, every: Duration) {
-    upkeep::CHORES
-        .into_iter()
-        .for_each(|chore| metrics().chore_begun(chore));
-    let mut rounds = interval(every);
-    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rounds = rounds(&upkeep::CHORES, every);
     loop {
         rounds.tick().await;
         let mut failures = 0;

@@ -36,6 +36,7 @@ mod chores;
 mod gauges;
 
 pub use backends::{check, compact, init, open};
+pub use chores::round;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]

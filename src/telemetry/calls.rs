@@ -51,27 +51,33 @@ pub async fn database<T, E>(
         span: span.clone(),
         started: Instant::now(),
         ended: ABANDONED,
+        failed: true,
         record: |ended, took| metrics().database_call(system.as_str(), statement, ended, took),
     };
     let outcome = call.instrument(span).await;
     timed.ended = outcome.as_ref().err().map_or("", error);
+    timed.failed = !timed.ended.is_empty();
     outcome
 }
 
 /// What a call is said to have ended in whose caller went away before its end.
 const ABANDONED: &str = "abandoned";
 
+/// What [`objects`] is told of a request that failed, as opposed to one with an answer that is not there, or there already.
+pub const FAILED: &str = "failed";
+
 /// A call under way. It is recorded when this is dropped, since whoever waits for it may be dropped first.
 struct Timed<R: Fn(&'static str, Duration)> {
     span: Span,
     started: Instant,
     ended: &'static str,
+    failed: bool,
     record: R,
 }
 
 impl<R: Fn(&'static str, Duration)> Drop for Timed<R> {
     fn drop(&mut self) {
-        if !["", "ok", "not_found", "exists"].contains(&self.ended) {
+        if self.failed {
             self.span.record("error.type", self.ended);
             self.span.record("otel.status_code", "ERROR");
         }
@@ -110,10 +116,12 @@ pub async fn objects<T, E>(
         span: span.clone(),
         started: Instant::now(),
         ended: ABANDONED,
+        failed: true,
         record: |ended, took| metrics().objects_request(operation, ended, took),
     };
     let done = call.instrument(span).await;
     timed.ended = outcome(&done);
+    timed.failed = timed.ended == FAILED;
     done
 }
 

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Well within the default grace of 10 s, and far more than stopping takes.
-const PROMPTLY: Duration = Duration::from_secs(5);
+pub const PROMPTLY: Duration = Duration::from_secs(5);
 
 /// A bound that keeps a broken test from hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -19,13 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const STOPPING: &str = "stopping: finishing the requests in flight";
 
 /// A server with the session `s`.
-async fn server(flags: &[&str]) -> Server {
+pub async fn server(flags: &[&str]) -> Server {
     let server = Server::start_in(folder(), flags).await;
     expect(server.post("/v1/sessions", &json!({"sessionId": "s"})), 201).await;
     server
 }
 
-fn event(id: &str) -> String {
+pub fn event(id: &str) -> String {
     json!({"eventId": id, "type": "system", "payload": {}}).to_string()
 }
 

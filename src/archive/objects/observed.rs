@@ -23,7 +23,9 @@ fn outcome<T>(done: &Result<T, ObjectError>) -> &'static str {
         Ok(_) => "ok",
         Err(ObjectErrorKind::NotFound) => "not_found",
         Err(ObjectErrorKind::AlreadyExists) => "exists",
-        Err(ObjectErrorKind::Damaged | ObjectErrorKind::Denied | ObjectErrorKind::Unavailable) => "failed",
+        Err(ObjectErrorKind::Damaged | ObjectErrorKind::Denied | ObjectErrorKind::Unavailable) => {
+            calls::FAILED
+        }
     }
 }
 

@@ -2,34 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
 use tokio::net::TcpStream;
 
 use crate::{
-    harness::{Server, expect, folder},
+    harness::{Server, expect},
+    shutdown::{PROMPTLY, event, server},
     wire::{Answer, Wire, begin_post, request},
 };
 
 /// Longer than any test: who sets this ends the server otherwise.
 const FOR_EVER: &str = "--set=shutdown_drain_ms=600000";
 
-/// Well within the default grace of 10 s, and far more than stopping takes.
-const PROMPTLY: Duration = Duration::from_secs(5);
-
 const JSON: &str = "content-type: application/json\r\n";
 
 const DRAINING: &str = "draining: serving on";
-
-/// A server with the session `s`.
-async fn server(flags: &[&str]) -> Server {
-    let server = Server::start_in(folder(), flags).await;
-    expect(server.post("/v1/sessions", &json!({"sessionId": "s"})), 201).await;
-    server
-}
-
-fn event(id: &str) -> String {
-    json!({"eventId": id, "type": "system", "payload": {}}).to_string()
-}
 
 async fn get(wire: &mut Wire, path: &str) -> Answer {
     wire.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
