@@ -1,0 +1,56 @@
+//! How reads of the cache end, counted.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How often reads ended in which way, since the process began.
+#[derive(Debug, Default)]
+pub(super) struct Counts([AtomicU64; Outcome::ALL.len()]);
+
+impl Counts {
+    pub(super) fn count(&self, outcome: Outcome) {
+        self.0[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn of(&self, outcome: Outcome) -> u64 {
+        self.0[outcome as usize].load(Ordering::Relaxed)
+    }
+}
+
+/// How a read ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Hit,
+    Miss,
+    Filtered,
+    Pending,
+    Beyond,
+    Behind,
+    Unreachable,
+    Suspended,
+}
+
+impl Outcome {
+    pub(super) const ALL: [Self; 8] = [
+        Self::Hit,
+        Self::Miss,
+        Self::Filtered,
+        Self::Pending,
+        Self::Beyond,
+        Self::Behind,
+        Self::Unreachable,
+        Self::Suspended,
+    ];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Filtered => "bypass_filtered",
+            Self::Pending => "bypass_pending",
+            Self::Beyond => "bypass_beyond",
+            Self::Behind => "bypass_behind",
+            Self::Unreachable => "bypass_unreachable",
+            Self::Suspended => "bypass_suspended",
+        }
+    }
+}
