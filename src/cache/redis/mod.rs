@@ -11,13 +11,7 @@
 //! Redis is asked once before and once after a write, and once for a read. The scripts and what lies in the keys are in
 //! `src/cache/scripts`.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use redis::Value;
