@@ -1,23 +1,21 @@
 //! A cache in Redis, shared by all replicas.
 //!
-//! Three things keep it from ever lying (I3):
+//! Four things keep it from ever lying (I3):
 //! - **A write is marked first.** `begin.lua` leaves a token; while there is one, readers ask the store. `finish.lua` applies
 //!   the change and takes the token back in one step, and only then is the write acknowledged. A writer whose token ran
 //!   out or was lost takes the whole entry away.
 //! - **A reader fills only what no write overtook.** It gets a fill token when it finds nothing; every write takes that
 //!   away, and then the fill is refused.
+//! - **A local copy is sent only while it is the entry.** An entry has a tag, made of the fill it came from and of a
+//!   revision, and each change of an entry changes its revision in the same step. A reader that has a page as it was sent before
+//!   asks with the tag that it was made from; `read.lua` makes all its checks, and says that nothing has changed only
+//!   when the entry that it would answer from has this tag.
 //! - **What could not be marked is waited for.** See [`vouching`], for when Redis is away, was restarted or flushed.
 //!
 //! Redis is asked once before and once after a write, and once for a read. The scripts and what lies in the keys are in
 //! `src/cache/scripts`.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use redis::Value;
@@ -27,19 +25,24 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{Begun, Cache, Change, Found, Health, Lease, Lookup, Query};
+use super::{
+    Begun, Cache, Change, Found, Health, Lease, Lookup, Place, Query, Rendered,
+    pages::{Kept, Pages, Stamp},
+};
 use crate::{
-    domain::{Appended, Error, Kind, Limit, Order, Result, Session, SessionKey, Status},
+    domain::{Appended, Error, EventFilter, Kind, Limit, Order, Result, Session, SessionKey, Status},
     telemetry::calls::{self, System},
 };
 
 mod entry;
 pub mod link;
+mod outcomes;
 mod vouching;
 
 use entry::Answer;
 pub use link::RedisUrl;
 use link::{Call, Fault, Link, RedisLink, Script, Wire};
+use outcomes::{Counts, Outcome};
 use vouching::{Doubt, Terms, View, Vouching};
 
 /// A replica vouches this many times while one word of it lasts.
@@ -73,6 +76,8 @@ pub struct RedisOptions {
     pub gathering: Duration,
     /// Sessions that were written to while Redis was away and are remembered one by one; past that, all entries go.
     pub unmarked_max: usize,
+    /// Most bytes of answers that are kept in this process as they were sent; 0: none are.
+    pub pages_bytes_max: usize,
 }
 
 impl Default for RedisOptions {
@@ -89,49 +94,7 @@ impl Default for RedisOptions {
             absence_max: Duration::from_secs(10),
             gathering: Duration::from_secs(1),
             unmarked_max: 10_000,
-        }
-    }
-}
-
-/// How often reads ended in which way, since the process began.
-#[derive(Debug, Default)]
-struct Counts([AtomicU64; Outcome::ALL.len()]);
-
-/// How a read ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Hit,
-    Miss,
-    Filtered,
-    Pending,
-    Beyond,
-    Behind,
-    Unreachable,
-    Suspended,
-}
-
-impl Outcome {
-    const ALL: [Self; 8] = [
-        Self::Hit,
-        Self::Miss,
-        Self::Filtered,
-        Self::Pending,
-        Self::Beyond,
-        Self::Behind,
-        Self::Unreachable,
-        Self::Suspended,
-    ];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Miss => "miss",
-            Self::Filtered => "bypass_filtered",
-            Self::Pending => "bypass_pending",
-            Self::Beyond => "bypass_beyond",
-            Self::Behind => "bypass_behind",
-            Self::Unreachable => "bypass_unreachable",
-            Self::Suspended => "bypass_suspended",
+            pages_bytes_max: 32 * 1024 * 1024,
         }
     }
 }
@@ -140,6 +103,7 @@ impl Outcome {
 pub struct RedisCache {
     vouching: Arc<Vouching>,
     options: RedisOptions,
+    pages: Pages,
     counts: Counts,
     duties: JoinHandle<()>,
 }
@@ -171,6 +135,7 @@ impl RedisCache {
         ));
         Self {
             vouching,
+            pages: Pages::new(options.pages_bytes_max),
             options,
             counts: Counts::default(),
             duties,
@@ -196,10 +161,6 @@ impl RedisCache {
         Ok(text.unwrap_or_default())
     }
 
-    fn count(&self, outcome: Outcome) {
-        self.counts.0[outcome as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
     async fn call(&self, wire: &dyn Wire, call: Call<'_>) -> Option<Value> {
         let name = call.script.name();
         match calls::database(System::Redis, name, Fault::name, wire.call(call)).await {
@@ -219,8 +180,17 @@ impl RedisCache {
         ms(self.options.age_max + self.options.write_time_max)
     }
 
-    async fn ask(&self, view: &View, key: &SessionKey, query: &Query, token: &str) -> Option<Answer> {
-        let (score, beginning) = match &query.after {
+    /// Asks for what `query` wants, with the tag of the copy that this process has of it, or nothing.
+    async fn ask(
+        &self,
+        view: &View,
+        key: &SessionKey,
+        query: &Query,
+        token: &str,
+        tag: &[u8],
+    ) -> Option<Answer> {
+        let shape = &query.shape;
+        let (score, beginning) = match &shape.after {
             Some(after) => (
                 entry::score(after.timestamp),
                 entry::beginning(after.seq, &after.id),
@@ -229,17 +199,18 @@ impl RedisCache {
         };
         let args = vec![
             view.generation.clone().into_bytes(),
-            match query.order {
+            match shape.order {
                 Order::Ascending => "asc".into(),
                 Order::Descending => "desc".into(),
             },
-            number(query.limit.get()),
+            number(shape.limit.get()),
             score.into_bytes(),
             beginning.into_bytes(),
             query.min_seq.map_or_else(Vec::new, number),
             token.into(),
             ms(self.options.fill_time_max),
-            flag(query.session),
+            flag(shape.session),
+            tag.to_vec(),
         ];
         let call = Call {
             script: Script::Read,
@@ -326,6 +297,7 @@ impl Cache for RedisCache {
             marked: answer.is_some(),
             cached: answer.is_some_and(|(_, cached)| cached),
             first_seq: answer.map(|(first, _)| first),
+            nth: 0,
         }
     }
 
@@ -347,38 +319,58 @@ impl Cache for RedisCache {
     }
 
     async fn read(&self, key: &SessionKey, query: &Query) -> Lookup {
-        if query.filtered {
-            self.count(Outcome::Filtered);
+        if query.shape.filter != EventFilter::default() {
+            self.counts.count(Outcome::Filtered);
             return Lookup::Bypass;
         }
         let view = match self.vouching.view() {
             Ok(view) => view,
             Err(doubt) => {
-                self.count(match doubt {
+                self.counts.count(match doubt {
                     Doubt::Unreachable => Outcome::Unreachable,
                     Doubt::Suspended => Outcome::Suspended,
                 });
                 return Lookup::Bypass;
             }
         };
-        let token = Uuid::new_v4().simple().to_string();
-        let answer = self.ask(&view, key, query, &token).await;
-        let (outcome, lookup) = match answer {
-            Some(Answer::Hit(page)) => (Outcome::Hit, Lookup::Hit(page)),
-            Some(Answer::Miss { granted }) => {
+        // Held while Redis is asked: what it calls the same is this very copy, whatever is kept meanwhile.
+        let copy = self.pages.get(key, &query.shape);
+        let tag = match &copy {
+            Some(Kept {
+                stamp: Stamp::Entry(tag),
+                ..
+            }) => tag.as_ref(),
+            _ => &[],
+        };
+        let token = match query.fill {
+            true => Uuid::new_v4().simple().to_string(),
+            false => String::new(),
+        };
+        let answer = self.ask(&view, key, query, &token, tag).await;
+        let (outcome, lookup) = match (answer, copy) {
+            (Some(Answer::Same), Some(copy)) => (Outcome::HitCopy, Lookup::Same(copy.rendered)),
+            (Some(Answer::Hit { page, tag }), _) => {
+                let place = self
+                    .pages
+                    .has_room()
+                    .then(|| Place::new(key, &query.shape, Stamp::Entry(tag)));
+                (Outcome::Hit, Lookup::Hit { page, place })
+            }
+            (Some(Answer::Miss { granted }), _) => {
                 let lease = granted.then(|| Lease {
                     key: key.clone(),
                     token,
                     generation: view.generation,
                 });
-                (Outcome::Miss, Lookup::Miss(lease))
+                (Outcome::Miss, Lookup::Miss { lease, place: None })
             }
-            Some(Answer::Pending) => (Outcome::Pending, Lookup::Bypass),
-            Some(Answer::Beyond) => (Outcome::Beyond, Lookup::Bypass),
-            Some(Answer::Behind) => (Outcome::Behind, Lookup::Bypass),
-            None => (Outcome::Unreachable, Lookup::Bypass),
+            (Some(Answer::Pending), _) => (Outcome::Pending, Lookup::Bypass),
+            (Some(Answer::Beyond), _) => (Outcome::Beyond, Lookup::Bypass),
+            (Some(Answer::Behind), _) => (Outcome::Behind, Lookup::Bypass),
+            // The script says "same" to nobody who has no copy.
+            (Some(Answer::Same) | None, _) => (Outcome::Unreachable, Lookup::Bypass),
         };
-        self.count(outcome);
+        self.counts.count(outcome);
         lookup
     }
 
@@ -416,16 +408,16 @@ impl Cache for RedisCache {
         self.call(wire.as_ref(), call).await;
     }
 
+    fn keep(&self, place: Place, rendered: Rendered) {
+        self.pages.keep(place, rendered);
+    }
+
     fn wants(&self) -> Option<Limit> {
         Some(self.options.events_max)
     }
 
     fn outcomes(&self) -> Vec<(&'static str, u64)> {
-        let count = |outcome: Outcome| {
-            let count = self.counts.0[outcome as usize].load(Ordering::Relaxed);
-            (outcome.as_str(), count)
-        };
-        Outcome::ALL.map(count).into()
+        self.counts.all()
     }
 
     fn health(&self) -> Health {
