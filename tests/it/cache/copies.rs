@@ -101,11 +101,9 @@ async fn a_page_of_another_shape_is_another_copy() {
         assert!(by_copy(&b, query).await.0, "{query:?}");
     }
     // Only the session makes the difference.
-    let (before, events) = (
-        b.outcome("hit_copy"),
-        b.service.read_events(&key("s"), &shapes[2], render),
-    );
-    assert!(Shown::read(&events.await.unwrap()).session.is_empty());
+    let before = b.outcome("hit_copy");
+    let events = b.service.read_events(&key("s"), &shapes[2], render).await;
+    assert!(Shown::read(&events.unwrap()).session.is_empty());
     assert_eq!(b.outcome("hit_copy"), before);
 }
 
@@ -126,7 +124,10 @@ async fn a_copy_is_not_newer_than_what_it_was_made_from() {
 async fn a_copy_that_is_kept_late_is_sent_to_nobody() {
     let (_house, a, b) = copied().await;
     a.append("s", "e-2", 2).await;
-    let Lookup::Hit { place: Some(place), .. } = b.cache.read(&key("s"), &page()).await else {
+    let Lookup::Hit {
+        place: Some(place), ..
+    } = b.cache.read(&key("s"), &page()).await
+    else {
         panic!("no hit");
     };
     a.append("s", "e-3", 3).await;
