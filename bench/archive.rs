@@ -169,7 +169,9 @@ async fn reads(service: &Service, keys: &[SessionKey]) -> Result<Vec<Duration>, 
         // A stride that is prime to the count meets sessions all over.
         let key = &keys[at * 7_919 % keys.len()];
         let began = Instant::now();
-        service.read_session(key, &query).await?;
+        service
+            .read_session(key, &query, colloquy::api::wire::write_read_page)
+            .await?;
         times.push(began.elapsed());
     }
     times.sort_unstable();

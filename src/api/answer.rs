@@ -5,6 +5,7 @@
 
 use std::marker::PhantomData;
 
+use bytes::Bytes;
 use poem::{
     IntoResponse, Response,
     http::{HeaderName, HeaderValue, StatusCode, header},
@@ -99,19 +100,24 @@ pub fn problems_of<O: Operation>() -> Vec<Code> {
 pub struct Answer<O> {
     status: StatusCode,
     headers: Vec<(HeaderName, HeaderValue)>,
-    body: Vec<u8>,
+    body: Bytes,
     operation: PhantomData<O>,
 }
 
 impl<O: Operation> Answer<O> {
     pub fn new(status: StatusCode, write: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let mut body = Vec::with_capacity(512);
+        write(&mut body);
+        Self::ready(status, body.into())
+    }
+
+    /// One whose body was rendered before.
+    pub fn ready(status: StatusCode, body: Bytes) -> Self {
         debug_assert!(
             O::SUCCESSES
                 .iter()
                 .any(|success| success.status == status.as_u16())
         );
-        let mut body = Vec::with_capacity(512);
-        write(&mut body);
         Self {
             status,
             headers: Vec::new(),

@@ -137,19 +137,19 @@ impl ConversationApi {
         #[oai(name = "minSeq")]
         min_seq: Query<MinSeq>,
     ) -> Reply<GetSession> {
-        let limit = limit.0.unwrap_or_default();
         let query = PageQuery {
             filter: EventFilter::default(),
             order: order.0.unwrap_or_default(),
-            limit,
+            limit: limit.0.unwrap_or_default(),
             cursor: text(&cursor),
             min_seq: min_seq.0.map(|seq| seq.0),
         };
-        let (session, page) = self.service.read_session(&self.key(session_id), &query).await?;
-        let answer = Answer::new(StatusCode::OK, |out| {
-            wire::write_session_with_events(out, &session, &page, limit);
-        });
-        Ok(answer.header(ETAG, etag(session.version())))
+        let key = self.key(session_id);
+        let page = self
+            .service
+            .read_session(&key, &query, wire::write_read_page)
+            .await?;
+        Ok(Answer::ready(StatusCode::OK, page.body).header(ETAG, etag(page.version)))
     }
 
     /// Change a session
@@ -327,18 +327,19 @@ impl ConversationApi {
             since: since.0,
             until: until.0,
         };
-        let limit = limit.0.unwrap_or_default();
         let query = PageQuery {
             filter,
             order: order.0.unwrap_or_default(),
-            limit,
+            limit: limit.0.unwrap_or_default(),
             cursor: text(&cursor),
             min_seq: None,
         };
-        let page = self.service.read_events(&self.key(session_id), &query).await?;
-        Ok(Answer::new(StatusCode::OK, |out| {
-            wire::write_event_page(out, &page, limit)
-        }))
+        let key = self.key(session_id);
+        let body = self
+            .service
+            .read_events(&key, &query, wire::write_read_page)
+            .await?;
+        Ok(Answer::ready(StatusCode::OK, body))
     }
 
     /// Read one event

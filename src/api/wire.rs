@@ -5,7 +5,7 @@
 use super::problem::{Code, Problem};
 use crate::{
     domain::{Appended, Error, EventId, JsonObject, Limit, Timestamp, json::ObjectWriter},
-    service::{EventRead, EventsPage, SessionRead, SessionsPage},
+    service::{ReadPage, SessionsPage},
 };
 
 fn write_pagination(object: &mut ObjectWriter<'_>, limit: Limit, next_cursor: Option<&str>) {
@@ -19,22 +19,17 @@ fn write_pagination(object: &mut ObjectWriter<'_>, limit: Limit, next_cursor: Op
     });
 }
 
-pub fn write_session_with_events(
-    out: &mut Vec<u8>,
-    session: &SessionRead,
-    page: &EventsPage<EventRead>,
-    limit: Limit,
-) {
+/// A page of events, with the session where it was asked for.
+pub fn write_read_page(out: &mut Vec<u8>, page: &ReadPage, limit: Limit) {
     let mut object = ObjectWriter::new(out);
-    object.value("session", |out| session.write_json(out));
-    object.array("events", &page.events, |out, event| event.write_json(out));
-    write_pagination(&mut object, limit, page.next_cursor.as_deref());
-    object.end();
-}
-
-pub fn write_event_page(out: &mut Vec<u8>, page: &EventsPage<EventRead>, limit: Limit) {
-    let mut object = ObjectWriter::new(out);
-    object.array("events", &page.events, |out, event| event.write_json(out));
+    if page.has_session() {
+        object.value("session", |out| page.write_session(out));
+    }
+    object.value("events", |out| {
+        out.push(b'[');
+        page.write_events(out);
+        out.push(b']');
+    });
     write_pagination(&mut object, limit, page.next_cursor.as_deref());
     object.end();
 }

@@ -13,7 +13,7 @@ use crate::{
             s3::{S3Objects, S3Options},
         },
     },
-    cache::{Cache, NoCache, RedisCache, RedisOptions},
+    cache::{Cache, MemoryCache, NoCache, RedisCache, RedisOptions},
     commands::check::{Checked, Overview, Standing},
     config::{ArchiveUrl, CacheUrl, Checksums, Config, StoreUrl},
     domain::{Limit, Result},
@@ -49,9 +49,12 @@ pub async fn open(config: &Config) -> Result<Service, AppError> {
             flush_slots: config.append_flush_slots,
         },
     };
-    let cache: Arc<dyn Cache> = match &config.cache {
-        CacheUrl::None => Arc::new(NoCache),
-        CacheUrl::Redis(url) => Arc::new(RedisCache::connect(url.clone(), redis_options(config)).await),
+    let cache: Arc<dyn Cache> = match config.cache() {
+        CacheUrl::Memory if config.cache_pages_bytes_max > 0 => {
+            Arc::new(MemoryCache::new(config.cache_pages_bytes_max))
+        }
+        CacheUrl::Auto | CacheUrl::Memory | CacheUrl::None => Arc::new(NoCache),
+        CacheUrl::Redis(url) => Arc::new(RedisCache::connect(url, redis_options(config)).await),
     };
     let service = Service::new(Arc::clone(&store) as _, Arc::clone(&cache), limits);
     Ok(match open_objects(config).await? {
@@ -165,6 +168,7 @@ fn redis_options(config: &Config) -> RedisOptions {
         absence_max: Duration::from_millis(config.cache_absence_ms_max),
         gathering: Duration::from_millis(config.cache_gathering_ms),
         unmarked_max: config.cache_unmarked_max,
+        pages_bytes_max: config.cache_pages_bytes_max,
     }
 }
 
@@ -192,7 +196,7 @@ pub async fn check(config: &Config) -> Overview {
         },
         Checked {
             backend: "cache",
-            place: config.cache.to_string(),
+            place: config.cache().to_string(),
             found: check_cache(config).await,
         },
         Checked {
@@ -214,9 +218,14 @@ async fn check_store(config: &Config) -> Result<Standing> {
 }
 
 async fn check_cache(config: &Config) -> Result<Standing> {
-    match &config.cache {
-        CacheUrl::None => Ok(Standing::good("off: every read asks the store")),
-        CacheUrl::Redis(url) => RedisCache::check(url.clone(), &redis_options(config))
+    match config.cache() {
+        CacheUrl::Memory if config.cache_pages_bytes_max > 0 => {
+            Ok(Standing::good("in the memory of the process that serves"))
+        }
+        CacheUrl::Auto | CacheUrl::Memory | CacheUrl::None => {
+            Ok(Standing::good("off: every read asks the store"))
+        }
+        CacheUrl::Redis(url) => RedisCache::check(url, &redis_options(config))
             .await
             .map(Standing::good),
     }

@@ -126,7 +126,7 @@ async fn serve_on(
         write_whole(path, &url).map_err(|error| AppError::Write(path.display().to_string(), error))?;
     }
     let archive = backends::archive_url(config);
-    tracing::info!(store = %config.store, cache = %config.cache, %archive, "Colloquy {} serves {url}", env!("CARGO_PKG_VERSION"));
+    tracing::info!(store = %config.store, cache = %config.cache(), %archive, "Colloquy {} serves {url}", env!("CARGO_PKG_VERSION"));
     tracing::info!("try it in a browser: {url}/docs");
     let chores = chores::begin(service, config);
     let served = server

@@ -5,15 +5,21 @@
 //! told to the cache twice, [before](Cache::begin) it goes to the store and [after](Cache::finish) it came back, and is
 //! acknowledged only then; and what a reader found in the store is kept only if [no write began](Cache::fill) since.
 //!
-//! [`NoCache`] knows nothing, [`RedisCache`] is shared by all replicas; all replicas of a store must use the same.
+//! [`NoCache`] knows nothing. [`MemoryCache`] is for a store that one process has to itself. [`RedisCache`] is shared by
+//! all replicas; all replicas of a store must use the same. Either keeps answers [as they were sent](pages), to send them
+//! again without copying.
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::domain::{Appended, Event, EventPosition, Limit, Order, Session, SessionKey};
+use crate::domain::{Appended, Event, EventFilter, EventPosition, Limit, Order, Session, SessionKey};
 
+mod memory;
+mod pages;
 mod redis;
 
+pub use memory::MemoryCache;
+pub use pages::Place;
 pub use redis::{RedisCache, RedisOptions, RedisUrl, link};
 
 /// A cache in front of a store.
@@ -51,10 +57,14 @@ pub trait Cache: Send + Sync + 'static {
     /// Keeps what was read in the store after [`read`](Self::read) gave `lease`, unless a write began since.
     async fn fill(&self, lease: Lease, found: Found<'_>);
 
-    /// How many of the newest events of a session [`fill`](Self::fill) wants; `None`: nothing will be kept.
+    /// Keeps an answer as it was rendered, in the place that [`read`](Self::read) gave for it.
+    fn keep(&self, place: Place, rendered: Rendered);
+
+    /// How many of the newest events of a session [`fill`](Self::fill) wants; `None`: it is never called.
     fn wants(&self) -> Option<Limit>;
 
-    /// How often reads ended in which way since the process began, by outcome: `hit`, `miss`, `bypass_` and why.
+    /// How often reads ended in which way since the process began, by outcome: `hit`, `hit_copy` where the answer lay
+    /// ready as it was sent before, `miss`, `bypass_` and why.
     fn outcomes(&self) -> Vec<(&'static str, u64)>;
 
     /// How it is, for people and probes.
@@ -78,6 +88,8 @@ pub struct Begun {
     cached: bool,
     /// The first of the sequence numbers asked for, from a clock that all replicas share.
     pub first_seq: Option<i64>,
+    /// Which write it is, of those that began in this process; where that is counted.
+    nth: u64,
 }
 
 impl Begun {
@@ -89,6 +101,7 @@ impl Begun {
             marked: false,
             cached: false,
             first_seq: None,
+            nth: 0,
         }
     }
 }
@@ -108,29 +121,50 @@ pub enum Change<'a> {
     Events(&'a [&'a Appended]),
 }
 
-/// A page of a session's events, and the session itself where it is wanted.
-#[derive(Debug, Clone)]
+/// What is asked of a cache.
+#[derive(Debug, Clone, Default)]
 pub struct Query {
+    pub shape: Shape,
+    /// The answer must know of the event that got this `seq`.
+    pub min_seq: Option<i64>,
+    /// Who asks will [fill](Cache::fill) the cache if there is nothing, and wants a lease for it.
+    pub fill: bool,
+}
+
+/// What an answer holds, of whichever session.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Shape {
+    pub filter: EventFilter,
     pub order: Order,
     pub limit: Limit,
     pub after: Option<EventPosition>,
-    /// The answer must know of the event that got this `seq`.
-    pub min_seq: Option<i64>,
-    /// The session itself is wanted.
+    /// The session itself, too.
     pub session: bool,
-    /// There is a filter after all, which only the store knows how to apply.
-    pub filtered: bool,
 }
 
 /// What a cache has to say to a [`Query`].
 #[derive(Debug)]
 pub enum Lookup {
-    /// What the store would answer.
-    Hit(Page),
-    /// Ask the store. With a lease, [`Cache::fill`] then.
-    Miss(Option<Lease>),
+    /// What the store would answer, as it was sent before.
+    Same(Rendered),
+    /// What the store would answer. With a place, [`Cache::keep`] it as it is sent.
+    Hit { page: Page, place: Option<Place> },
+    /// Ask the store. With a lease, [`Cache::fill`] then; with a place, [`Cache::keep`] the answer as it is sent, unless
+    /// the session is archived.
+    Miss {
+        lease: Option<Lease>,
+        place: Option<Place>,
+    },
     /// Ask the store, and keep nothing.
     Bypass,
+}
+
+/// A whole answer, ready to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    pub body: Bytes,
+    /// The session's, where the answer holds the session.
+    pub version: i64,
 }
 
 /// The JSON of what was asked for, as the API shows it.
@@ -139,7 +173,8 @@ pub struct Page {
     /// Empty where it was not wanted.
     pub session: Bytes,
     pub version: i64,
-    pub events: Vec<Bytes>,
+    /// One after the other, with commas between.
+    pub events: Bytes,
     /// Where the next page goes on, if there is one.
     pub next: Option<EventPosition>,
 }
@@ -202,6 +237,8 @@ impl Cache for NoCache {
     }
 
     async fn fill(&self, _lease: Lease, _found: Found<'_>) {}
+
+    fn keep(&self, _place: Place, _rendered: Rendered) {}
 
     fn wants(&self) -> Option<Limit> {
         None

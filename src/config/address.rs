@@ -128,10 +128,14 @@ impl fmt::Debug for StoreUrl {
     }
 }
 
-/// The cache, as a URL names it, or `none`. Shows itself without secrets.
+/// The cache, as a URL names it, or `auto`, `memory` or `none`. Shows itself without secrets.
 #[derive(Clone, PartialEq, Eq)]
 pub enum CacheUrl {
+    /// In memory with the embedded store, else none.
+    Auto,
     None,
+    /// For the embedded store alone, which this process has to itself.
+    Memory,
     Redis(RedisUrl),
 }
 
@@ -140,12 +144,14 @@ impl FromStr for CacheUrl {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
+            "auto" => Ok(Self::Auto),
             "none" => Ok(Self::None),
+            "memory" => Ok(Self::Memory),
             _ if text.contains(char::is_control) => Err("must have no control characters"),
             _ => match text.parse() {
                 Ok(url) => Ok(Self::Redis(url)),
                 Err(_) => Err(
-                    "must be none, redis://HOST:PORT, rediss://HOST:PORT or redis-cluster://HOST:PORT,HOST:PORT",
+                    "must be auto, memory, none, redis://HOST:PORT, rediss://HOST:PORT or redis-cluster://HOST:PORT,HOST:PORT",
                 ),
             },
         }
@@ -155,7 +161,9 @@ impl FromStr for CacheUrl {
 impl fmt::Display for CacheUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Auto => f.write_str("auto"),
             Self::None => f.write_str("none"),
+            Self::Memory => f.write_str("memory"),
             Self::Redis(url) => Redacted(&url.to_string()).fmt(f),
         }
     }

@@ -211,6 +211,15 @@ impl Given {
         self.refuse(blamed, None, &text);
     }
 
+    /// Refuses a value that can be read, but does not go with the others.
+    pub(super) fn refuse_value(&mut self, key: &'static str, why: &str) {
+        let last = self.entries.iter().rev().find(|entry| entry.key == key);
+        // It has been read, so it has an origin.
+        if let Some(origin) = last.map(|entry| entry.origin.clone()) {
+            self.refuse(origin, Some(key), why);
+        }
+    }
+
     /// The mistakes, weakest source first.
     pub(super) fn into_lines(mut self) -> Vec<String> {
         self.mistakes.sort_by(|a, b| a.origin.cmp(&b.origin));

@@ -114,6 +114,7 @@ config! {
     cache_absence_ms_max: u64 = number(1_000..=600_000);
     cache_gathering_ms: u64 = number(0..=60_000);
     cache_unmarked_max: usize = number(100..=1_000_000);
+    cache_pages_bytes_max: usize = number(0..=64 * 1024 * MIB);
     archive: ArchiveUrl = text;
     archive_every: SpanOrOff = text;
     archive_after: Span = text;
@@ -197,6 +198,19 @@ impl Config {
         at_most!(append_group_bytes_max, append_queue_bytes_max);
         at_most!(body_bytes_max, bodies_bytes_max);
         at_most!(body_bytes_max, append_queue_bytes_max);
+        if matches!((&self.cache, &self.store), (CacheUrl::Memory, StoreUrl::Mongo(_))) {
+            let why = "is memory, which only the embedded store can have: others write to MongoDB, too";
+            given.refuse_value("cache", why);
+        }
+    }
+
+    /// The cache that is meant where none is named.
+    pub fn cache(&self) -> CacheUrl {
+        match (&self.cache, &self.store) {
+            (CacheUrl::Auto, StoreUrl::Sqlite(_)) => CacheUrl::Memory,
+            (CacheUrl::Auto, StoreUrl::Mongo(_)) => CacheUrl::None,
+            (named, _) => named.clone(),
+        }
     }
 }
 

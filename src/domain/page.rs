@@ -24,7 +24,7 @@ pub const LIMIT_DEFAULT: u16 = 50;
 pub const LIMIT_MAX: u16 = 500;
 
 /// How many items a page may have: 1 to [`LIMIT_MAX`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limit(u16);
 
 impl Limit {
@@ -63,7 +63,7 @@ impl FromStr for Limit {
 }
 
 /// Which way events are read: by `(timestamp, seq, eventId)`, up or down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum Order {
     #[default]
     Ascending,
@@ -99,7 +99,7 @@ pub struct Page<T> {
 }
 
 /// The place of an event in its session's order.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventPosition {
     pub timestamp: Timestamp,
     pub seq: i64,
@@ -117,7 +117,7 @@ impl From<&Event> for EventPosition {
 }
 
 /// Which events of a session.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct EventFilter {
     pub event_type: Option<EventType>,
     /// Inclusive.

@@ -10,7 +10,7 @@ use crate::{
         Appended, Cursor, Error, Event, EventId, EventPosition, EventQuery, Kind, NewEvent, Page, Result,
         SessionKey,
     },
-    store::{HotEvent, refusal},
+    store::{HotEvent, HotEvents, refusal},
     telemetry::metrics::metrics,
 };
 
@@ -75,20 +75,30 @@ impl Service {
         Ok(Asked { cursors, query })
     }
 
-    pub(super) async fn stored(&self, key: &SessionKey, asked: &Asked) -> Result<EventsPage> {
+    async fn stored(&self, key: &SessionKey, asked: &Asked) -> Result<EventsPage> {
         let hot = self.store.events(key, &asked.query).await?;
-        let page = match hot.archived {
-            None => Page {
-                items: hot.items,
-                has_more: hot.has_more,
-            },
-            Some(_) => self.archive()?.page(key, &asked.query, hot).await?,
-        };
+        let page = self.whole(key, &asked.query, hot).await?;
         let last = page.items.last().filter(|_| page.has_more);
         Ok(EventsPage {
             next_cursor: last.map(|event| asked.cursors.event(&EventPosition::from(event))),
             events: page.items,
         })
+    }
+
+    /// What the store has of a page, with what the archive has of it.
+    pub(super) async fn whole(
+        &self,
+        key: &SessionKey,
+        query: &EventQuery,
+        hot: HotEvents,
+    ) -> Result<Page<Event>> {
+        match hot.archived {
+            None => Ok(Page {
+                items: hot.items,
+                has_more: hot.has_more,
+            }),
+            Some(_) => self.archive()?.page(key, query, hot).await,
+        }
     }
 
     /// One event.

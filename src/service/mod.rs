@@ -40,7 +40,8 @@ pub use group_commit::{GroupCommit, GroupLimits};
 pub use idle::IDLE_REASON;
 use watch::Watch;
 
-pub use reading::{EventRead, PageQuery, SessionRead};
+pub use crate::cache::Rendered;
+pub use reading::{PageQuery, ReadPage, Render};
 
 /// What bounds the use cases (I9).
 #[derive(Debug, Clone)]
@@ -80,8 +81,8 @@ pub struct SessionsPage {
 
 /// A page of events, and the cursor of the next one where there is one.
 #[derive(Debug, Clone)]
-pub struct EventsPage<E = Event> {
-    pub events: Vec<E>,
+pub struct EventsPage {
+    pub events: Vec<Event>,
     pub next_cursor: Option<String>,
 }
 

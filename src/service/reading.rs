@@ -1,4 +1,7 @@
 //! Reading what a caller is shown: from the cache where it has the exact answer, else from the store.
+//!
+//! An answer is rendered here, by the function that the caller brings, so that the cache can keep it as it is sent and send
+//! it again as it is.
 
 use std::sync::Arc;
 
@@ -7,10 +10,10 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use tracing::{Instrument, instrument};
 
-use super::{EventsPage, Service, events::Asked};
+use super::{Service, events::Asked};
 use crate::{
-    cache::{Found, Lease, Lookup, Query},
-    domain::{Event, EventFilter, EventQuery, Limit, Order, Result, Session, SessionKey},
+    cache::{Found, Lease, Lookup, Place, Query, Rendered, Shape},
+    domain::{Event, EventFilter, EventPosition, EventQuery, Limit, Order, Result, Session, SessionKey},
 };
 
 /// Which page of a session's events.
@@ -24,49 +27,82 @@ pub struct PageQuery<'a> {
     pub min_seq: Option<i64>,
 }
 
-/// A session, as it was read.
+/// Writes an answer; always so for the same page, since what one call wrote is sent for others.
+pub type Render = fn(&mut Vec<u8>, &ReadPage, Limit);
+
+/// A page of a session's events, as it was read, and the session where it was asked for.
 #[derive(Debug, Clone)]
-pub enum SessionRead {
+pub struct ReadPage {
+    session: Option<SessionRead>,
+    events: EventsRead,
+    pub next_cursor: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+enum SessionRead {
     Stored(Box<Session>),
-    /// As the API shows it.
-    Cached {
-        json: Bytes,
-        version: i64,
-    },
-}
-
-impl SessionRead {
-    pub fn version(&self) -> i64 {
-        match self {
-            Self::Stored(session) => session.version,
-            Self::Cached { version, .. } => *version,
-        }
-    }
-
-    /// Appends it as the API shows it.
-    pub fn write_json(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Stored(session) => session.write_json(out),
-            Self::Cached { json, .. } => out.extend_from_slice(json),
-        }
-    }
-}
-
-/// An event, as it was read.
-#[derive(Debug, Clone)]
-pub enum EventRead {
-    Stored(Event),
     /// As the API shows it.
     Cached(Bytes),
 }
 
-impl EventRead {
-    /// Appends it as the API shows it.
-    pub fn write_json(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Stored(event) => event.write_json(out),
-            Self::Cached(json) => out.extend_from_slice(json),
+#[derive(Debug, Clone)]
+enum EventsRead {
+    Stored(Vec<Event>),
+    /// As the API shows them, one after the other, with commas between.
+    Cached(Bytes),
+}
+
+/// What a session and an event take beside their metadata and payload, with the longest of ids that are common.
+const SESSION_BYTES: usize = 512;
+const EVENT_BYTES: usize = 256;
+
+/// What an answer takes beside its session and its events.
+const FRAME_BYTES: usize = 512;
+
+impl ReadPage {
+    pub fn has_session(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Appends the session as the API shows it.
+    pub fn write_session(&self, out: &mut Vec<u8>) {
+        match &self.session {
+            Some(SessionRead::Stored(session)) => session.write_json(out),
+            Some(SessionRead::Cached(json)) => out.extend_from_slice(json),
+            None => {}
         }
+    }
+
+    /// Appends the events as the API shows them, with commas between.
+    pub fn write_events(&self, out: &mut Vec<u8>) {
+        match &self.events {
+            EventsRead::Stored(events) => {
+                for (at, event) in events.iter().enumerate() {
+                    if at > 0 {
+                        out.push(b',');
+                    }
+                    event.write_json(out);
+                }
+            }
+            EventsRead::Cached(json) => out.extend_from_slice(json),
+        }
+    }
+
+    /// About how long its JSON is; seldom less than that.
+    fn json_bytes(&self) -> usize {
+        let session = match &self.session {
+            Some(SessionRead::Stored(session)) => SESSION_BYTES + session.metadata.as_str().len(),
+            Some(SessionRead::Cached(json)) => json.len(),
+            None => 0,
+        };
+        let events = match &self.events {
+            EventsRead::Stored(events) => events
+                .iter()
+                .map(|event| EVENT_BYTES + event.payload.as_str().len())
+                .sum(),
+            EventsRead::Cached(json) => json.len(),
+        };
+        FRAME_BYTES + session + events
     }
 }
 
@@ -77,17 +113,9 @@ impl Service {
         &self,
         key: &SessionKey,
         query: &PageQuery<'_>,
-    ) -> Result<(SessionRead, EventsPage<EventRead>)> {
-        let asked = self.asked(key, query)?;
-        let lease = match self.look_up(key, &asked, query.min_seq, true).await {
-            Cached::Page(session, page) => return Ok((session, page)),
-            Cached::Nothing(lease) => lease,
-        };
-        // The events first, so that the session is never older than the events beside it.
-        let page = self.stored_page(key, &asked).await?;
-        let session = self.session(key).await?;
-        self.fill(lease);
-        Ok((SessionRead::Stored(Box::new(session)), page))
+        render: Render,
+    ) -> Result<Rendered> {
+        self.read_page(key, query, true, render).await
     }
 
     /// A page of a session's events.
@@ -96,63 +124,116 @@ impl Service {
         &self,
         key: &SessionKey,
         query: &PageQuery<'_>,
-    ) -> Result<EventsPage<EventRead>> {
-        let asked = self.asked(key, query)?;
-        let lease = match self.look_up(key, &asked, query.min_seq, false).await {
-            Cached::Page(_, page) => return Ok(page),
-            Cached::Nothing(lease) => lease,
-        };
-        let page = self.stored_page(key, &asked).await?;
-        self.fill(lease);
-        Ok(page)
+        render: Render,
+    ) -> Result<Bytes> {
+        Ok(self.read_page(key, query, false, render).await?.body)
     }
 
-    async fn look_up(&self, key: &SessionKey, asked: &Asked, min_seq: Option<i64>, session: bool) -> Cached {
-        let query = Query {
-            order: asked.query.order,
-            limit: asked.query.limit,
-            after: asked.query.after.clone(),
-            min_seq,
-            session,
-            filtered: asked.query.filter != EventFilter::default(),
+    async fn read_page(
+        &self,
+        key: &SessionKey,
+        query: &PageQuery<'_>,
+        session: bool,
+        render: Render,
+    ) -> Result<Rendered> {
+        let asked = self.asked(key, query)?;
+        // Before the cache is asked: a lease that nobody has room for would keep others from filling.
+        let room = self.room_to_fill();
+        let wanted = Query {
+            shape: Shape {
+                filter: asked.query.filter.clone(),
+                order: asked.query.order,
+                limit: asked.query.limit,
+                after: asked.query.after.clone(),
+                session,
+            },
+            min_seq: query.min_seq,
+            fill: room.is_some(),
         };
-        match self.cache.read(key, &query).await {
-            Lookup::Hit(page) => {
-                let session = SessionRead::Cached {
-                    json: page.session,
-                    version: page.version,
-                };
-                let events = page.events.into_iter().map(EventRead::Cached).collect();
+        match self.cache.read(key, &wanted).await {
+            Lookup::Same(rendered) => Ok(rendered),
+            Lookup::Hit { page, place } => {
                 let next_cursor = page.next.map(|position| asked.cursors.event(&position));
-                Cached::Page(session, EventsPage { events, next_cursor })
+                let read = ReadPage {
+                    session: session.then_some(SessionRead::Cached(page.session)),
+                    events: EventsRead::Cached(page.events),
+                    next_cursor,
+                };
+                Ok(self.rendered(&read, page.version, query.limit, render, place))
             }
-            Lookup::Miss(Some(lease)) => {
-                Cached::Nothing(self.room_to_fill().map(|room| (lease, key.clone(), room)))
+            Lookup::Miss { lease, place } => {
+                let stored = self.stored_page(key, &asked, session).await?;
+                self.fill(lease.zip(room), key);
+                let place = place.filter(|_| stored.is_hot);
+                Ok(self.rendered(&stored.page, stored.version, query.limit, render, place))
             }
-            Lookup::Miss(None) | Lookup::Bypass => Cached::Nothing(None),
+            Lookup::Bypass => {
+                let stored = self.stored_page(key, &asked, session).await?;
+                Ok(self.rendered(&stored.page, stored.version, query.limit, render, None))
+            }
         }
     }
 
-    async fn stored_page(&self, key: &SessionKey, asked: &Asked) -> Result<EventsPage<EventRead>> {
-        let page = self.stored(key, asked).await?;
-        Ok(EventsPage {
-            events: page.events.into_iter().map(EventRead::Stored).collect(),
-            next_cursor: page.next_cursor,
+    fn rendered(
+        &self,
+        page: &ReadPage,
+        version: i64,
+        limit: Limit,
+        render: Render,
+        place: Option<Place>,
+    ) -> Rendered {
+        let mut body = Vec::with_capacity(page.json_bytes());
+        render(&mut body, page, limit);
+        let Some(place) = place else {
+            let body = body.into();
+            return Rendered { body, version };
+        };
+        // Kept for long, so without the room that was not needed.
+        let body = body.into_boxed_slice().into();
+        let rendered = Rendered { body, version };
+        self.cache.keep(place, rendered.clone());
+        rendered
+    }
+
+    async fn stored_page(&self, key: &SessionKey, asked: &Asked, session: bool) -> Result<Stored> {
+        let (mut found, hot) = match session {
+            true => {
+                let (found, hot) = self.store.session_with_events(key, &asked.query).await?;
+                (Some(found), hot)
+            }
+            false => (None, self.store.events(key, &asked.query).await?),
+        };
+        let is_hot = hot.archived.is_none();
+        let page = self.whole(key, &asked.query, hot).await?;
+        if session && !is_hot {
+            // It may have been restored, and changed, while the archive was read.
+            found = Some(self.session(key).await?);
+        }
+        let last = page.items.last().filter(|_| page.has_more);
+        Ok(Stored {
+            is_hot,
+            version: found.as_ref().map_or(0, |session| session.version),
+            page: ReadPage {
+                next_cursor: last.map(|event| asked.cursors.event(&EventPosition::from(event))),
+                session: found.map(|session| SessionRead::Stored(Box::new(session))),
+                events: EventsRead::Stored(page.items),
+            },
         })
     }
 
-    /// A place among those that fill the cache; where there is none, the next reader may.
+    /// A place among those that fill the cache; where there is none, or nothing to do, the next reader may.
     fn room_to_fill(&self) -> Option<OwnedSemaphorePermit> {
+        self.cache.wants()?;
         Arc::clone(&self.fills).try_acquire_owned().ok()
     }
 
     /// Fills the cache after the answer, which need not wait for it: reads the session and its newest events once more,
     /// since the page asked for is seldom what the cache wants.
-    fn fill(&self, fill: Option<Fill>) {
-        let (Some((lease, key, room)), Some(wanted)) = (fill, self.cache.wants()) else {
+    fn fill(&self, right: Option<(Lease, OwnedSemaphorePermit)>, key: &SessionKey) {
+        let (Some((lease, room)), Some(wanted)) = (right, self.cache.wants()) else {
             return;
         };
-        let service = self.clone();
+        let (service, key) = (self.clone(), key.clone());
         let filling = async move {
             if let Err(error) = service.try_fill(lease, &key, wanted).await {
                 tracing::debug!(%error, "the cache was not filled");
@@ -170,8 +251,7 @@ impl Service {
             limit: wanted,
             payload_bytes_max: self.limits.page_payload_bytes_max,
         };
-        let page = self.store.events(key, &query).await?;
-        let session = self.store.session(key).await?;
+        let (session, page) = self.store.session_with_events(key, &query).await?;
         // What is kept at hand is what is in use.
         if page.archived.is_some() || session.archived {
             return Ok(());
@@ -186,11 +266,11 @@ impl Service {
     }
 }
 
-/// What a fill needs: the right to it, what to read, and its place among the others.
-type Fill = (Lease, SessionKey, OwnedSemaphorePermit);
-
-/// What the cache had.
-enum Cached {
-    Page(SessionRead, EventsPage<EventRead>),
-    Nothing(Option<Fill>),
+/// What the store has, with the archive's part of it.
+struct Stored {
+    page: ReadPage,
+    /// The session's, where it was asked for.
+    version: i64,
+    /// None of it is in the archive.
+    is_hot: bool,
 }

@@ -151,6 +151,12 @@ pub trait Store: Send + Sync + 'static {
     /// was acknowledged before the call is among those that lie here and those that the pointer leads to.
     async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<HotEvents>;
 
+    /// The session with a page of its events, both as of one moment: the session is not older than any of the events, and
+    /// `archived` when they have a pointer. Otherwise as [`session`](Self::session) and [`events`](Self::events), at the
+    /// cost of the latter.
+    async fn session_with_events(&self, key: &SessionKey, query: &EventQuery)
+    -> Result<(Session, HotEvents)>;
+
     /// One event; or, of an archived session, where to look for it.
     ///
     /// # Errors

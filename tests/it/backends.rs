@@ -4,8 +4,8 @@
 //! - `COLLOQUY_TEST_STORE`: `sqlite`, which is the default, or `mongodb`, where every folder gets a database of its own
 //!   on the shared replica set (see [`engines`]). Its server writes down every statement, and when the folder goes, each of
 //!   them must have kept the rule of `mongo::statements`.
-//! - `COLLOQUY_TEST_CACHE`: `none`, which is the default, or `redis`, where every folder gets a database of its own on
-//!   the shared Redis.
+//! - `COLLOQUY_TEST_CACHE`: `none`, which is the default and leaves the store what it has by itself (the embedded one:
+//!   memory), or `redis`, where every folder gets a database of its own on the shared Redis.
 //!
 //! The archive is a directory in the folder of the embedded store, and with MongoDB a prefix of the folder's own on the shared
 //! S3 server.
@@ -68,7 +68,12 @@ pub fn backend_flags(folder: &Path) -> Vec<String> {
     flags
 }
 
-/// Whether this test run has a cache.
+/// Whether the servers of this test run have a cache of some kind.
+pub fn has_cache() -> bool {
+    cache_is_chosen() || Store::chosen() == Store::Embedded
+}
+
+/// Whether the servers of this test run have Redis.
 pub fn cache_is_chosen() -> bool {
     match choice("COLLOQUY_TEST_CACHE").as_deref() {
         None | Some("none") => false,

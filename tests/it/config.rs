@@ -458,3 +458,23 @@ fn what_does_not_fit_into_its_queue_is_a_mistake_of_the_stronger_source() {
     assert!(errors.to_string().contains("append_group_bytes_max"), "{errors}");
     assert!(errors.to_string().contains("body_bytes_max"), "{errors}");
 }
+
+#[test]
+fn the_cache_goes_with_the_store() {
+    let cache = |settings: &str| from_file(settings).map(|config| config.cache().to_string());
+    let mongo = "store = \"mongodb://db/calls\"\n";
+    assert_eq!(cache("").unwrap(), "memory");
+    assert_eq!(cache(mongo).unwrap(), "none");
+    assert_eq!(cache("cache = \"memory\"").unwrap(), "memory");
+    assert_eq!(cache("cache = \"none\"").unwrap(), "none");
+    for named in ["none", "redis://cache:6379"] {
+        assert_eq!(cache(&format!("{mongo}cache = \"{named}\"")).unwrap(), named);
+    }
+    // Others write to MongoDB, too, of which this process would not know.
+    let said = mistake(from_file(&format!("{mongo}cache = \"memory\"")));
+    assert!(
+        said.starts_with("cache (") && said.contains(" is memory, which only the embedded store can have"),
+        "{said}"
+    );
+    assert!(mistake(from_file("cache = \"disk\"")).contains("must be auto, memory, none, "));
+}

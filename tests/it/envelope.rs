@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::{
-    backends::cache_is_chosen,
+    backends::has_cache,
     harness::{EVERY_REQUEST, Server, expect, expect_problem, folder},
     talk::{batch_path, open},
 };
@@ -130,7 +130,7 @@ async fn health_and_readiness_say_what_they_are_asked() {
     let health = expect(server.get("/healthz"), 200).await;
     assert_eq!(health, serde_json::json!({"status": "ok"}));
     let ready = expect(server.get("/readyz"), 200).await;
-    let cache = if cache_is_chosen() { "ok" } else { "off" };
+    let cache = if has_cache() { "ok" } else { "off" };
     assert_eq!(
         ready,
         serde_json::json!({"status": "ready", "backends": {"store": "ok", "cache": cache, "archive": "ok"}})
@@ -156,7 +156,7 @@ async fn what_the_cache_does_is_counted() {
         .filter(|line| line.starts_with("colloquy_cache_reads_total{"))
         .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
         .sum();
-    let expected = if cache_is_chosen() { (1, 3) } else { (0, 0) };
+    let expected = if has_cache() { (1, 3) } else { (0, 0) };
     assert!(
         text.contains(&format!("\ncolloquy_cache_up {}\n", expected.0)),
         "{text}"

@@ -124,6 +124,10 @@ impl Store for Scripted {
         unreachable!("group commit only appends")
     }
 
+    async fn session_with_events(&self, _: &SessionKey, _: &EventQuery) -> Result<(Session, HotEvents)> {
+        unreachable!("group commit only appends")
+    }
+
     async fn event(&self, _: &SessionKey, _: &EventId) -> Result<HotEvent> {
         unreachable!("group commit only appends")
     }

@@ -9,6 +9,7 @@ mod harness;
 mod ledger;
 mod random;
 mod refusal;
+mod shown;
 mod talk;
 mod telemetry;
 mod wire;

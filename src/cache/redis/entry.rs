@@ -44,31 +44,19 @@ pub(super) fn session_json(session: &Session) -> Vec<u8> {
     json
 }
 
-/// A member taken apart.
-struct Member {
-    seq: i64,
-    id: EventId,
-    json: Bytes,
-}
-
-impl Member {
-    fn read(bytes: Vec<u8>) -> Option<Self> {
-        let bytes = Bytes::from(bytes);
-        let id_at = SEQ_DIGITS + 1;
-        let id_length = bytes.get(id_at..)?.iter().position(|&byte| byte == b' ')?;
-        let text = |range| std::str::from_utf8(bytes.get(range)?).ok();
-        let seq: u64 = text(0..SEQ_DIGITS)?.parse().ok()?;
-        Some(Self {
-            seq: (seq ^ (1 << 63)).cast_signed(),
-            id: text(id_at..id_at + id_length)?.parse().ok()?,
-            json: bytes.slice(id_at + id_length + 1..),
-        })
-    }
+/// The seq and the id that a member [begins](beginning) with.
+fn place(beginning: &[u8]) -> Option<(i64, EventId)> {
+    let text = std::str::from_utf8(beginning).ok()?;
+    let (seq, id) = text.split_at_checked(SEQ_DIGITS)?;
+    let seq: u64 = seq.parse().ok()?;
+    let id = id.strip_prefix(' ')?.strip_suffix(' ')?;
+    Some(((seq ^ (1 << 63)).cast_signed(), id.parse().ok()?))
 }
 
 /// What `read.lua` gives.
 pub(super) enum Answer {
-    Hit(Page),
+    Same,
+    Hit { page: Page, tag: Bytes },
     Pending,
     Miss { granted: bool },
     Beyond,
@@ -81,7 +69,8 @@ impl Answer {
         let Value::Array(items) = value else { return None };
         let mut items = items.into_iter();
         match bytes(items.next()?)?.as_slice() {
-            b"hit" => hit(items).map(Self::Hit),
+            b"same" => Some(Self::Same),
+            b"hit" => hit(items),
             b"pending" => Some(Self::Pending),
             b"miss" => Some(Self::Miss {
                 granted: integer(items.next()?)? == 1,
@@ -93,27 +82,31 @@ impl Answer {
     }
 }
 
-fn hit(mut items: impl Iterator<Item = Value>) -> Option<Page> {
-    let has_more = integer(items.next()?)? == 1;
-    let version = integer(items.next()?)?;
-    let session = Bytes::from(bytes(items.next()?)?);
-    let last_score = bytes(items.next()?)?;
-    let members: Vec<Member> = items
-        .map(|item| Member::read(bytes(item)?))
-        .collect::<Option<_>>()?;
-    let next = match members.last().filter(|_| has_more) {
-        Some(last) => Some(EventPosition {
-            timestamp: Timestamp::from_unix_ms(number(&last_score)?)?,
-            seq: last.seq,
-            id: last.id.clone(),
-        }),
-        None => None,
+fn hit(items: impl Iterator<Item = Value>) -> Option<Answer> {
+    let items: Vec<Value> = items.collect();
+    let [tag, version, session, events, score, beginning] = items.try_into().ok()?;
+    let (score, beginning) = (bytes(score)?, bytes(beginning)?);
+    // Nothing where there is no next page.
+    let next = match beginning.as_slice() {
+        b"" => None,
+        beginning => {
+            let (seq, id) = place(beginning)?;
+            Some(EventPosition {
+                timestamp: Timestamp::from_unix_ms(number(&score)?)?,
+                seq,
+                id,
+            })
+        }
     };
-    Some(Page {
-        session,
-        version,
-        events: members.into_iter().map(|member| member.json).collect(),
+    let page = Page {
+        session: bytes(session)?.into(),
+        version: integer(version)?,
+        events: bytes(events)?.into(),
         next,
+    };
+    Some(Answer::Hit {
+        page,
+        tag: bytes(tag)?.into(),
     })
 }
 
@@ -160,15 +153,13 @@ mod tests {
     }
 
     #[test]
-    fn a_member_is_read_as_it_was_written() {
+    fn a_place_is_read_as_it_was_written() {
         for seq in [i64::MIN, -1, 0, 1_700_000_000_000_000, i64::MAX] {
-            let text = beginning(seq, &"turn-1".parse().unwrap()) + r#"{"a b":1}"#;
-            let member = Member::read(text.into_bytes()).unwrap();
-            assert_eq!((member.seq, member.id.as_str()), (seq, "turn-1"));
-            assert_eq!(member.json, r#"{"a b":1}"#);
+            let id: EventId = "turn-1".parse().unwrap();
+            assert_eq!(place(beginning(seq, &id).as_bytes()), Some((seq, id)));
         }
-        for bad in ["", "1 a {}", "00000000000000000001 ", "x0000000000000000001 a {}"] {
-            assert!(Member::read(bad.into()).is_none(), "{bad}");
+        for bad in ["", "1 a ", "00000000000000000001 ", "x0000000000000000001 a "] {
+            assert!(place(bad.as_bytes()).is_none(), "{bad}");
         }
     }
 }

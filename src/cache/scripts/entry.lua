@@ -1,6 +1,7 @@
 -- Stands before every script of a session. What a session's keys are, in the order of KEYS; they share a hash slot:
 --   state    hash: g generation, x end of its life (us), s the session's JSON, v its version, i 1 while it is initiated,
---            c 1 when all its events are here, n how many are, b their bytes, l the greatest seq
+--            c 1 when all its events are here, n how many are, b their bytes, l the greatest seq, t the token of the fill
+--            that made it, r its revision: t and r are never the same again once anything else here has changed
 --   events   sorted set: score = timestamp (ms), member = "SEQ EVENTID JSON", SEQ being 20 digits that sort as seq does
 --   pending  sorted set: score = when the writer counts as dead (us), member = the token of a write under way
 --   fill     the token of the reader that may fill

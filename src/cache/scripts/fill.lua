@@ -22,6 +22,6 @@ if #events > 0 then
   redis.call('PEXPIRE', EVENTS, ARGV[3])
 end
 redis.call('HSET', STATE, 'g', ARGV[2], 'x', int(now + ARGV[3] * 1000), 's', ARGV[4], 'v', ARGV[5], 'i', ARGV[6],
-  'c', ARGV[7], 'n', #events / 2, 'b', bytes, 'l', ARGV[8])
+  'c', ARGV[7], 'n', #events / 2, 'b', bytes, 'l', ARGV[8], 't', ARGV[1], 'r', 0)
 redis.call('PEXPIRE', STATE, ARGV[3])
 return 1

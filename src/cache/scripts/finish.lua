@@ -18,8 +18,14 @@ if ARGV[2] == 'nothing' or redis.call('EXISTS', STATE) == 0 then
   return 'unchanged'
 end
 
+-- Copies of the entry are none any more. First, so that it holds even for a change that is cut short.
+local function revise()
+  redis.call('HINCRBY', STATE, 'r', 1)
+end
+
 if ARGV[2] == 'session' then
   if tonumber(ARGV[4]) > tonumber(redis.call('HGET', STATE, 'v')) then
+    revise()
     redis.call('HSET', STATE, 's', ARGV[3], 'v', ARGV[4], 'i', ARGV[5])
   end
   return 'changed'
@@ -44,6 +50,7 @@ local function is_here(score, beginning)
   return false
 end
 
+revise()
 for at = 6, #ARGV, 3 do
   local score, member = ARGV[at], ARGV[at + 1]
   if not is_here(score, ARGV[at + 2]) then

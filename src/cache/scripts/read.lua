@@ -1,28 +1,39 @@
 -- A page of a session's events, and the session, where the entry can answer exactly.
 -- ARGV  1 generation  2 asc or desc  3 limit  4 score and  5 beginning of the member that the page goes on from, or ''
 --       6 seq that the answer must not be older than, or ''  7 token and  8 ms of the reader that wants to fill
---       9 1 if the session is wanted
--- Gives {'hit', has_more, version, session, last score, member...}, or
+--       9 1 if the session is wanted  10 tag of the entry that the reader has this page from, or ''
+-- A reader without a token does not fill.
+-- Gives {'same'}  the entry has that tag: nothing has changed since, and the page is the one that the reader has, or
+--   {'hit', tag, version, session, events, score, beginning}  the events' JSON with commas between, and where there are
+--                more, the score and the beginning of the last one's member, else '', or
 --   {'pending'}  a write is under way: ask the database, and do not fill
---   {'miss', 1}  ask the database, then fill with the token; {'miss', 0}  another reader fills already
+--   {'miss', 1}  ask the database, then fill with the token; {'miss', 0}  another reader fills already, or no token
 --   {'beyond'}   the page reaches further back than the entry
 --   {'behind'}   the entry has nothing as new as was asked for
 
 local now = now_us()
-bury(now)
-if redis.call('ZCARD', PENDING) > 0 then
-  return { 'pending' }
+-- There is no such key when nothing is pending, nor anyone to bury.
+if redis.call('EXISTS', PENDING) == 1 then
+  bury(now)
+  if redis.call('ZCARD', PENDING) > 0 then
+    return { 'pending' }
+  end
 end
 
-local state = redis.call('HMGET', STATE, 'g', 'x', 'n', 'c', 'l', 'v', 's')
+local state = redis.call('HMGET', STATE, 'g', 'x', 'n', 'c', 'l', 'v', 't', 'r')
 local n = redis.call('ZCARD', EVENTS)
 if state[1] ~= ARGV[1] or tonumber(state[2]) <= now or tonumber(state[3]) ~= n then
   redis.call('DEL', STATE, EVENTS)
-  local mine = redis.call('SET', FILL, ARGV[7], 'NX', 'PX', ARGV[8])
+  local mine = ARGV[7] ~= '' and redis.call('SET', FILL, ARGV[7], 'NX', 'PX', ARGV[8])
   return { 'miss', mine and 1 or 0 }
 end
 if ARGV[6] ~= '' and tonumber(ARGV[6]) > tonumber(state[5]) then
   return { 'behind' }
+end
+-- This very moment is what makes a copy good: the entry is believed, and is what the copy was made from.
+local tag = state[7] .. ' ' .. state[8]
+if ARGV[10] == tag then
+  return { 'same' }
 end
 
 local descending, limit, complete = ARGV[2] == 'desc', tonumber(ARGV[3]), state[4] == '1'
@@ -52,15 +63,24 @@ if descending and not complete and there < limit then
   return { 'beyond' }
 end
 local has_more = there > limit or (descending and not complete)
-local answer = { 'hit', has_more and 1 or 0, state[6], ARGV[9] == '1' and state[7] or '', '' }
 if limit > there then
   limit = there
 end
+local session = ARGV[9] == '1' and redis.call('HGET', STATE, 's') or ''
+local score, beginning = '', ''
+local events = {}
 if limit > 0 then
   local command = descending and 'ZREVRANGE' or 'ZRANGE'
-  for at, member in ipairs(redis.call(command, EVENTS, first, first + limit - 1)) do
-    answer[5 + at] = member
+  events = redis.call(command, EVENTS, first, first + limit - 1)
+  if has_more then
+    local last = events[limit]
+    score = redis.call('ZSCORE', EVENTS, last)
+    beginning = last:sub(1, last:find(' ', 22, true))
   end
-  answer[5] = redis.call('ZSCORE', EVENTS, answer[5 + limit])
+  for at = 1, limit do
+    local member = events[at]
+    -- A sequence number has 20 digits, and a space behind it.
+    events[at] = member:sub(member:find(' ', 22, true) + 1)
+  end
 end
-return answer
+return { 'hit', tag, state[6], session, table.concat(events, ','), score, beginning }

@@ -225,6 +225,8 @@ pub async fn standing(catalog: &Arc<dyn Catalog>, key: &SessionKey) -> Standing 
 pub async fn hot(store: &Arc<dyn Store>, key: &SessionKey) -> (Vec<Event>, Option<Pointer>) {
     let page = store.events(key, &everything()).await.unwrap();
     assert!(!page.has_more);
+    let (session, with_it) = store.session_with_events(key, &everything()).await.unwrap();
+    assert_eq!((session.archived, &with_it), (page.archived.is_some(), &page));
     (page.items, page.archived)
 }
 

@@ -16,6 +16,8 @@ use super::{
 pub async fn assert_refused(store: &Arc<dyn Store>, key: &SessionKey, expected: Kind) {
     assert_eq!(kind(store.session(key).await), expected);
     assert_eq!(kind(store.events(key, &everything()).await), expected);
+    let both = store.session_with_events(key, &everything()).await;
+    assert_eq!(kind(both), expected);
     assert_eq!(kind(store.event(key, &the("e")).await), expected);
     assert_eq!(kind(append(store, event(key, "e")).await), expected);
     assert_eq!(kind(append(store, event(key, "new")).await), expected);

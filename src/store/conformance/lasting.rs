@@ -48,6 +48,8 @@ async fn assert_untouched(store: &Arc<dyn Store>, key: &SessionKey) {
     let not_found = Kind::SessionNotFound;
     assert_eq!(kind(store.session(key).await), not_found);
     assert_eq!(kind(store.events(key, &everything()).await), not_found);
+    let both = store.session_with_events(key, &everything()).await;
+    assert_eq!(kind(both), not_found);
     assert_eq!(kind(store.event(key, &the("e")).await), not_found);
     assert_eq!(kind(append(store, event(key, "e")).await), not_found);
     store.erase(key, at(99_000)).await.unwrap();
@@ -146,6 +148,8 @@ pub async fn a_closed_store_is_unavailable(subject: &dyn Subject) {
     assert_eq!(kind(store.erase(&key, at(1)).await), unavailable);
     assert_eq!(kind(append(&store, event(&key, "e")).await), unavailable);
     assert_eq!(kind(store.events(&key, &everything()).await), unavailable);
+    let both = store.session_with_events(&key, &everything()).await;
+    assert_eq!(kind(both), unavailable);
     assert_eq!(kind(store.event(&key, &the("e")).await), unavailable);
     assert_eq!(kind(store.ping().await), unavailable);
     assert_eq!(kind(store.upkeep(at(1)).await), unavailable);

@@ -300,9 +300,15 @@ impl History {
         let refusals = self.refusals(key);
         let store = self.store.clone();
         match self.live(key) {
-            None => assert!(refusals.contains(&kind(store.events(key, &query).await))),
+            None => {
+                assert!(refusals.contains(&kind(store.events(key, &query).await)));
+                assert!(refusals.contains(&kind(store.session_with_events(key, &query).await)));
+            }
             Some((_, events)) => {
                 let expected = selected(events, &query);
+                let (session, page) = store.session_with_events(key, &query).await.unwrap();
+                assert_eq!(page, store.events(key, &query).await.unwrap());
+                assert_eq!(session, store.session(key).await.unwrap());
                 assert_eq!(walk(&store, key, query).await, expected);
             }
         }

@@ -150,6 +150,30 @@ pub async fn an_append_that_races_erasure_leaves_nothing_behind(subject: &dyn Su
     assert_eq!(all_events(&store, &key).await, []);
 }
 
+pub async fn a_session_is_not_older_than_the_events_beside_it(subject: &dyn Subject) {
+    let store = subject.store().await;
+    for round in 0..8 {
+        let key = key(&format!("s-{round}"));
+        open(&store, &key).await;
+        together(16, |n| {
+            let (store, key) = (store.clone(), key.clone());
+            async move {
+                if n == 0 {
+                    store_event(&store, event(&key, "e")).await;
+                    return;
+                }
+                for _ in 0..8 {
+                    let both = store.session_with_events(&key, &super::everything()).await;
+                    let (session, page) = both.unwrap();
+                    // Its first event makes a session active.
+                    assert!(page.items.is_empty() || session.status == Status::Active);
+                }
+            }
+        })
+        .await;
+    }
+}
+
 pub async fn of_racing_ends_the_first_decides(subject: &dyn Subject) {
     let (store, key) = (subject.store().await, key("s"));
     open(&store, &key).await;

@@ -29,7 +29,7 @@ use super::{
     setup::schema::IN_ORDER,
 };
 use crate::{
-    domain::{Event, EventId, EventPosition, EventQuery, Order, Page, SessionKey, Timestamp},
+    domain::{Event, EventId, EventPosition, EventQuery, Order, Page, Session, SessionKey, Timestamp},
     store::{HotEvent, HotEvents, refusal},
 };
 
@@ -129,11 +129,31 @@ pub(super) async fn page(call: &Call, key: &SessionKey, query: &EventQuery) -> R
     loop {
         let page = page_of(call, key, view.life, query).await?;
         if let Some(place) = view.confirm(sessions::place(call, key).await?) {
-            return Ok(HotEvents {
-                archived: place.pointer,
-                ..page.into()
-            });
+            return Ok(hot(page, place));
         }
+    }
+}
+
+/// As [`page`], with the session as the same look at it shows it.
+pub(super) async fn page_with_session(
+    call: &Call,
+    key: &SessionKey,
+    query: &EventQuery,
+) -> Result<(Session, HotEvents)> {
+    let mut view = View::default();
+    loop {
+        let page = page_of(call, key, view.life, query).await?;
+        let (session, place) = sessions::load_with_place(call, key).await?;
+        if let Some(place) = view.confirm(place) {
+            return Ok((session, hot(page, place)));
+        }
+    }
+}
+
+fn hot(page: Page<Event>, place: Place) -> HotEvents {
+    HotEvents {
+        archived: place.pointer,
+        ..page.into()
     }
 }
 

@@ -278,6 +278,15 @@ impl Store for MongoStore {
         Ok(events::page(&call, key, query).await?)
     }
 
+    async fn session_with_events(
+        &self,
+        key: &SessionKey,
+        query: &EventQuery,
+    ) -> Result<(Session, HotEvents)> {
+        let call = self.calls.begin().await?;
+        Ok(events::page_with_session(&call, key, query).await?)
+    }
+
     async fn event(&self, key: &SessionKey, id: &EventId) -> Result<HotEvent> {
         let call = self.calls.begin().await?;
         Ok(events::get(&call, key, id).await?)

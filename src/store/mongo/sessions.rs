@@ -1,7 +1,7 @@
 //! Statements about sessions. Each names its session's `_id`, which is the shard key.
 
 use mongodb::{
-    bson::{Bson, Document, RawDocumentBuf, doc},
+    bson::{Bson, Document, RawDocument, RawDocumentBuf, doc},
     options::ReturnDocument,
 };
 
@@ -116,6 +116,15 @@ pub(super) fn require_life(filter: &mut Document, life: Life) {
 }
 
 pub(super) async fn find(call: &Call, key: &SessionKey) -> Result<Option<Stored>> {
+    look(call, key, documents::read_session).await
+}
+
+/// What `read` makes of the key's document.
+async fn look<T: Send + 'static>(
+    call: &Call,
+    key: &SessionKey,
+    read: fn(&RawDocument) -> Result<T>,
+) -> Result<Option<T>> {
     let (sessions, k) = (call.sessions(), keys::of_session(key));
     call.read("find sessions", move |attempt| {
         let (sessions, k) = (sessions.clone(), k.clone());
@@ -125,12 +134,25 @@ pub(super) async fn find(call: &Call, key: &SessionKey) -> Result<Option<Stored>
                 .max_time(attempt.time_max)
                 .comment(Bson::from("colloquy: session"))
                 .await?;
-            found
-                .map(|document| documents::read_session(&document))
-                .transpose()
+            found.map(|document| read(&document)).transpose()
         }
     })
     .await
+}
+
+/// The session, and where it is, by one look.
+pub(super) async fn load_with_place(call: &Call, key: &SessionKey) -> Result<(Session, Place)> {
+    let both = |document: &RawDocument| {
+        Ok((
+            documents::read_session(document)?,
+            documents::read_standing(document)?,
+        ))
+    };
+    match look(call, key, both).await? {
+        Some((Stored::Session(session, _), Standing::Session(place))) => Ok((session, place)),
+        Some(_) => Err(refusal::session_erased(&key.id).into()),
+        None => Err(refusal::session_not_found(&key.id).into()),
+    }
 }
 
 pub(super) async fn load(call: &Call, key: &SessionKey) -> Result<(Session, Life)> {

@@ -309,6 +309,19 @@ impl Store for SqliteStore {
         self.readers.read(work).await
     }
 
+    async fn session_with_events(
+        &self,
+        key: &SessionKey,
+        query: &EventQuery,
+    ) -> Result<(Session, HotEvents)> {
+        let (key, query) = (key.clone(), query.clone());
+        let work = move |connection: &_| {
+            let (_, session) = sessions::load(connection, &key)?;
+            Ok((session, events::page(connection, &key, &query)?))
+        };
+        self.readers.read(work).await
+    }
+
     async fn event(&self, key: &SessionKey, id: &EventId) -> Result<HotEvent> {
         let (key, id) = (key.clone(), id.clone());
         let work = move |connection: &_| events::get(connection, &key, &id);

@@ -117,6 +117,15 @@ impl Store for FaultyCatalog {
             .await
     }
 
+    async fn session_with_events(
+        &self,
+        key: &SessionKey,
+        query: &EventQuery,
+    ) -> Result<(Session, HotEvents)> {
+        let read = self.catalog.session_with_events(key, query);
+        self.step(format!("session with events {}", key.id), read).await
+    }
+
     async fn event(&self, key: &SessionKey, id: &EventId) -> Result<HotEvent> {
         self.step(format!("event {}", key.id), self.catalog.event(key, id))
             .await

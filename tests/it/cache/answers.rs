@@ -115,7 +115,10 @@ async fn a_change_of_a_cached_session_is_in_the_cache() {
     assert_eq!(read.session["status"], "completed");
 
     a.service.erase(&key("s")).await.unwrap();
-    let read = b.service.read_session(&key("s"), &PageQuery::default()).await;
+    let read = b
+        .service
+        .read_session(&key("s"), &PageQuery::default(), render)
+        .await;
     assert_eq!(read.unwrap_err().kind(), colloquy::domain::Kind::SessionErased);
 }
 
@@ -178,15 +181,21 @@ async fn a_filtered_page_is_the_stores() {
         },
         ..PageQuery::default()
     };
-    let page = replica.service.read_events(&key("s"), &query).await.unwrap();
-    assert!(page.events.is_empty());
-    assert_eq!(replica.outcome("bypass_filtered"), 1);
     let page = replica
         .service
-        .read_events(&key("s"), &PageQuery::default())
+        .read_events(&key("s"), &query, render)
         .await
         .unwrap();
-    assert!(matches!(page.events[..], [EventRead::Cached(_)]));
+    assert!(Shown::read(&page).events.is_empty());
+    assert_eq!(replica.outcome("bypass_filtered"), 1);
+    let hits = replica.hits();
+    let page = replica
+        .service
+        .read_events(&key("s"), &PageQuery::default(), render)
+        .await
+        .unwrap();
+    assert_eq!(Shown::read(&page).events.len(), 1);
+    assert_eq!(replica.hits(), hits + 1);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use colloquy::{
     domain::{
         End, Expected, Limit, NewEvent, NewSession, Order, SessionId, SessionKey, SessionPatch, Tenant,
     },
-    service::{EventRead, GroupLimits, Limits, PageQuery, Service, SessionRead},
+    service::{GroupLimits, Limits, PageQuery, Service},
     store::{
         Store,
         sqlite::{SqliteOptions, SqliteStore},
@@ -16,9 +16,14 @@ use colloquy::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::engines;
+use crate::{
+    engines,
+    shown::{Shown, render},
+};
 
 mod answers;
+mod copies;
+mod memory;
 mod places;
 mod steps;
 
@@ -117,10 +122,8 @@ impl Read {
     }
 }
 
-fn json(write: impl FnOnce(&mut Vec<u8>)) -> Value {
-    let mut out = Vec::new();
-    write(&mut out);
-    serde_json::from_slice(&out).unwrap()
+fn json(text: &[u8]) -> Value {
+    serde_json::from_slice(text).unwrap()
 }
 
 impl Replica {
@@ -141,16 +144,17 @@ impl Replica {
     }
 
     async fn read(&self, session: &str, query: &PageQuery<'_>) -> Read {
-        let (session, page) = self.service.read_session(&key(session), query).await.unwrap();
+        let hits = self.hits();
+        let read = self.service.read_session(&key(session), query, render).await;
+        let read = read.unwrap();
+        let shown = Shown::read(&read.body);
+        let session = json(&shown.session);
+        assert_eq!(session["version"], read.version);
         Read {
-            cached: matches!(session, SessionRead::Cached { .. }),
-            session: json(|out| session.write_json(out)),
-            events: page
-                .events
-                .iter()
-                .map(|event| json(|out| event.write_json(out)))
-                .collect(),
-            cursor: page.next_cursor,
+            cached: self.hits() > hits,
+            session,
+            events: shown.events.iter().map(|event| json(event)).collect(),
+            cursor: shown.next_cursor,
         }
     }
 
@@ -164,6 +168,15 @@ impl Replica {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         panic!("the cache never answers: {:?}", self.service.cache_outcomes());
+    }
+
+    /// Reads that the cache answered, either way.
+    fn hits(&self) -> u64 {
+        let outcomes = self.service.cache_outcomes().into_iter();
+        outcomes
+            .filter(|(outcome, _)| outcome.starts_with("hit"))
+            .map(|(_, count)| count)
+            .sum()
     }
 
     fn outcome(&self, name: &str) -> u64 {

@@ -1,17 +1,18 @@
 //! The protocol step by step, in the orders that matter: what a reader gets between the steps of a writer.
 
-use colloquy::cache::{Change, Found, Lease, Lookup, Query};
+use colloquy::cache::{Change, Found, Lease, Lookup, Query, Shape};
 
 use super::*;
 
 fn page() -> Query {
     Query {
-        order: Order::Ascending,
-        limit: Limit::MAX,
-        after: None,
+        shape: Shape {
+            limit: Limit::MAX,
+            session: true,
+            ..Shape::default()
+        },
         min_seq: None,
-        session: true,
-        filtered: false,
+        fill: true,
     }
 }
 
@@ -43,7 +44,9 @@ async fn look(replica: &Replica) -> Lookup {
 
 async fn lease(replica: &Replica) -> Lease {
     match look(replica).await {
-        Lookup::Miss(Some(lease)) => lease,
+        Lookup::Miss {
+            lease: Some(lease), ..
+        } => lease,
         other => panic!("{other:?} is no lease"),
     }
 }
@@ -88,7 +91,7 @@ async fn while_a_write_is_announced_readers_ask_the_store_and_fill_nothing() {
         "the other is still there"
     );
     b.cache.finish(other, Change::Nothing).await;
-    assert!(matches!(look(&a).await, Lookup::Hit(_)));
+    assert!(matches!(look(&a).await, Lookup::Hit { .. }));
     assert_eq!(b.outcome("bypass_pending"), 1);
 }
 
@@ -106,7 +109,10 @@ async fn a_fill_that_a_write_overtook_is_refused() {
             fill(&house, &b, lease).await;
             a.cache.finish(begun, Change::Nothing).await;
         }
-        assert!(matches!(look(&b).await, Lookup::Miss(Some(_))), "{finished}");
+        assert!(
+            matches!(look(&b).await, Lookup::Miss { lease: Some(_), .. }),
+            "{finished}"
+        );
     }
 }
 
@@ -115,9 +121,9 @@ async fn one_reader_at_a_time_fills() {
     let (house, a, b) = two_replicas(options()).await;
     a.open("s", r#"{"status":"active"}"#).await;
     let lease = lease(&a).await;
-    assert!(matches!(look(&b).await, Lookup::Miss(None)));
+    assert!(matches!(look(&b).await, Lookup::Miss { lease: None, .. }));
     fill(&house, &a, lease).await;
-    assert!(matches!(look(&b).await, Lookup::Hit(_)));
+    assert!(matches!(look(&b).await, Lookup::Hit { .. }));
 }
 
 #[tokio::test]
@@ -132,14 +138,16 @@ async fn a_writer_that_died_takes_the_entry_with_it() {
     let lease = loop {
         match look(&b).await {
             Lookup::Bypass => tokio::time::sleep(Duration::from_millis(5)).await,
-            Lookup::Miss(Some(lease)) => break lease,
+            Lookup::Miss {
+                lease: Some(lease), ..
+            } => break lease,
             other => panic!("{other:?}"),
         }
     };
     // It was only slow: its change may be what the lease's holder did not see.
     a.cache.finish(dead, Change::Events(&[])).await;
     fill(&house, &b, lease).await;
-    assert!(matches!(look(&b).await, Lookup::Miss(_)));
+    assert!(matches!(look(&b).await, Lookup::Miss { .. }));
 }
 
 #[tokio::test]
@@ -160,7 +168,7 @@ async fn redis_may_forget_any_key_between_any_two_steps() {
         let begun = a.cache.begin(&key("s"), 1).await;
         evict();
         let lease = match look(&b).await {
-            Lookup::Miss(lease) => lease,
+            Lookup::Miss { lease, .. } => lease,
             _ => None,
         };
         let late = match lease {

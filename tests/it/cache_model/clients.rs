@@ -11,14 +11,17 @@ use colloquy::{
         End, Error, EventPosition, Expected, Kind, Limit, NewEvent, NewSession, Order, SessionKey,
         SessionPatch, Tenant, Timestamp,
     },
-    service::{PageQuery, Service, SessionRead},
+    service::{PageQuery, Service},
 };
 
 use super::{
     oracle::{Asked, Oracle, Shown},
     world::World,
 };
-use crate::random::Random;
+use crate::{
+    random::Random,
+    shown::{self, render},
+};
 
 /// A caller of a replica.
 #[derive(Clone)]
@@ -255,24 +258,25 @@ impl Client {
         let read = match reading.session {
             true => self
                 .service
-                .read_session(key, &query)
+                .read_session(key, &query, render)
                 .await
-                .map(|(session, page)| (Some(session), page)),
+                .map(|read| (read.version, read.body)),
             false => self
                 .service
-                .read_events(key, &query)
+                .read_events(key, &query, render)
                 .await
-                .map(|page| (None, page)),
+                .map(|body| (0, body)),
         };
         self.world.living(self.replica).await;
-        let (session, page) = match read {
+        let (version, body) = match read {
             Ok(read) => read,
             Err(error) => {
                 self.judge(key, reading, self.oracle.check_failure(key, &known, error.kind()));
                 return None;
             }
         };
-        let cached = matches!(session, Some(SessionRead::Cached { .. })) || self.hits() > hits;
+        let page = shown::Shown::read(&body);
+        let cached = self.hits() > hits;
         self.calls.reads.fetch_add(1, Ordering::Relaxed);
         self.calls.hits.fetch_add(usize::from(cached), Ordering::Relaxed);
         let asked = Asked {
@@ -281,12 +285,8 @@ impl Client {
             after,
         };
         let shown = Shown {
-            session: session.map(|session| (session.version(), json(|out| session.write_json(out)))),
-            events: page
-                .events
-                .iter()
-                .map(|event| json(|out| event.write_json(out)))
-                .collect(),
+            session: reading.session.then_some((version, page.session)),
+            events: page.events,
             has_more: page.next_cursor.is_some(),
         };
         self.world.note(|| {
@@ -304,8 +304,9 @@ impl Client {
     }
 
     fn hits(&self) -> u64 {
-        let outcomes = self.service.cache_outcomes();
-        outcomes.iter().find(|(name, _)| *name == "hit").unwrap().1
+        let outcomes = self.service.cache_outcomes().into_iter();
+        let hits = outcomes.filter(|(name, _)| name.starts_with("hit"));
+        hits.map(|(_, count)| count).sum()
     }
 
     fn judge<T>(&self, key: &SessionKey, reading: &Reading, found: Result<T, String>) -> Option<T> {
@@ -317,10 +318,4 @@ impl Client {
             })
             .ok()
     }
-}
-
-fn json(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut out = Vec::new();
-    write(&mut out);
-    out
 }

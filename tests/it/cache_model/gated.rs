@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use colloquy::{
-    cache::{Begun, Cache, Change, Found, Health, Lease, Lookup, Query, RedisCache},
+    cache::{Begun, Cache, Change, Found, Health, Lease, Lookup, Place, Query, RedisCache, Rendered},
     domain::{
         Appended, End, Error, EventId, EventQuery, Expected, Kind, Limit, Page, Result, Session, SessionKey,
         SessionPatch, SessionQuery, Tenant, Timestamp,
@@ -124,6 +124,18 @@ impl Store for GatedStore {
         .await
     }
 
+    async fn session_with_events(
+        &self,
+        key: &SessionKey,
+        query: &EventQuery,
+    ) -> Result<(Session, HotEvents)> {
+        let (key, query) = (key.clone(), query.clone());
+        self.call("store.session_with_events", |memory| async move {
+            memory.session_with_events(&key, &query).await
+        })
+        .await
+    }
+
     async fn event(&self, key: &SessionKey, id: &EventId) -> Result<HotEvent> {
         self.memory.event(key, id).await
     }
@@ -183,6 +195,10 @@ impl Cache for WatchedCache {
 
     async fn fill(&self, lease: Lease, found: Found<'_>) {
         self.cache.fill(lease, found).await;
+    }
+
+    fn keep(&self, place: Place, rendered: Rendered) {
+        self.cache.keep(place, rendered);
     }
 
     fn wants(&self) -> Option<Limit> {

@@ -261,6 +261,16 @@ impl Store for Memory {
         self.with(key, |record| Ok(record.page(query).into()))
     }
 
+    async fn session_with_events(
+        &self,
+        key: &SessionKey,
+        query: &EventQuery,
+    ) -> Result<(Session, HotEvents)> {
+        self.with(key, |record| {
+            Ok((record.session().clone(), record.page(query).into()))
+        })
+    }
+
     async fn event(&self, key: &SessionKey, id: &EventId) -> Result<HotEvent> {
         self.with(key, |record| {
             let found = record.events.iter().find(|event| event.id == *id);

@@ -9,7 +9,7 @@ use super::{Player, from_environment, redis::Mutation, some_seed};
 /// Not here are checks that another one stands in for: a write that `begin` did not mark is one whose token is lost, for
 /// `finish`; whom one script does not bury, the next one does; a set of events that was cut short is refused by `read`
 /// whatever `finish` adds to it; replicas left over in a new registry only make the others wait for them.
-const MUTANTS: [(&str, Mutation); 16] = [
+const MUTANTS: [(&str, Mutation); 19] = [
     (
         "begin leaves the fill token",
         (Script::Begin, "redis.call('DEL', FILL)", ""),
@@ -62,6 +62,22 @@ const MUTANTS: [(&str, Mutation); 16] = [
             "if false then",
         ),
     ),
+    (
+        "same is said whatever the tag",
+        (Script::Read, "if ARGV[10] == tag then", "if ARGV[10] ~= '' then"),
+    ),
+    (
+        "same is said of any revision",
+        (
+            Script::Read,
+            "local tag = state[7] .. ' ' .. state[8]",
+            "local tag = state[7]",
+        ),
+    ),
+    (
+        "finish does not change the tag",
+        (Script::Finish, "redis.call('HINCRBY', STATE, 'r', 1)", ""),
+    ),
     ("forget drops nothing", (Script::Forget, "drop()\nredis", "redis")),
     ("vouch gives nobody up", (Script::Vouch, "given_up = true", "")),
     (
@@ -92,7 +108,12 @@ fn noticed_after(mutation: Mutation, first_seed: u64, schedules_max: u64) -> Opt
 /// finds a fault in so many of them is not what this asks.
 #[test]
 fn a_broken_script_is_noticed() {
-    for name in ["begin leaves the fill token", "finish does not drop"] {
+    for name in [
+        "begin leaves the fill token",
+        "finish does not drop",
+        "same is said whatever the tag",
+        "finish does not change the tag",
+    ] {
         let (_, mutation) = MUTANTS.into_iter().find(|(of, _)| *of == name).unwrap();
         let noticed = noticed_after(mutation, 1, 1_000);
         println!("{name}: {noticed:?}");

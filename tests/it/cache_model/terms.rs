@@ -25,6 +25,9 @@ const EVENTS_MAX: u16 = 6;
 /// A few large events, or more small ones.
 const SESSION_BYTES_MAX: usize = 1_400;
 
+/// Enough that a copy is still there when what it was made from has changed.
+const PAGES_BYTES_MAX: usize = 1 << 20;
+
 pub fn options(age_max: Duration, unmarked_max: usize) -> RedisOptions {
     RedisOptions {
         prefix: "m".to_owned(),
@@ -38,6 +41,7 @@ pub fn options(age_max: Duration, unmarked_max: usize) -> RedisOptions {
         absence_max: ABSENCE_MAX,
         gathering: GATHERING,
         unmarked_max,
+        pages_bytes_max: PAGES_BYTES_MAX,
     }
 }
 

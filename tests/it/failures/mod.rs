@@ -144,10 +144,14 @@ async fn until_cached(load: &mut Load, replicas: &Replicas) {
 
 /// How many reads the cache has answered for this replica.
 async fn cache_hits(server: &Server) -> u64 {
-    const HITS: &str = "colloquy_cache_reads_total{cause=\"\",outcome=\"hit\"} ";
     let metrics = server.get("/metrics").send().await.expect("an answer");
     let metrics = metrics.text().await.expect("a body");
-    let hits = metrics.lines().find_map(|line| line.strip_prefix(HITS));
-    // Without a cache it counts nothing.
-    hits.map_or(0, |hits| hits.parse().expect("a number"))
+    let reads = metrics
+        .lines()
+        .filter(|line| line.starts_with("colloquy_cache_reads_total{"));
+    // Those of entries, and those of copies. Without a cache it counts nothing.
+    reads
+        .filter(|line| line.contains("outcome=\"hit\""))
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().expect("a number"))
+        .sum()
 }

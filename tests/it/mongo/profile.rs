@@ -132,7 +132,10 @@ async fn use_everything(service: &Service) {
             };
             service.events(key, &next).await.unwrap();
         }
-        service.read_session(key, &PageQuery::default()).await.unwrap();
+        service
+            .read_session(key, &PageQuery::default(), crate::shown::render)
+            .await
+            .unwrap();
         service.event(key, &"a".parse().unwrap()).await.unwrap();
         assert!(service.event(key, &"missing".parse().unwrap()).await.is_err());
         let patch = SessionPatch::read(br#"{"metadata":{"a":1},"userId":null}"#).unwrap();

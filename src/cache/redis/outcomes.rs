@@ -1,4 +1,4 @@
-//! How reads of the cache end, counted.
+//! How reads end, and how often each way.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,20 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Default)]
 pub(super) struct Counts([AtomicU64; Outcome::ALL.len()]);
 
-impl Counts {
-    pub(super) fn count(&self, outcome: Outcome) {
-        self.0[outcome as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn of(&self, outcome: Outcome) -> u64 {
-        self.0[outcome as usize].load(Ordering::Relaxed)
-    }
-}
-
 /// How a read ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     Hit,
+    HitCopy,
     Miss,
     Filtered,
     Pending,
@@ -30,8 +21,9 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    pub(super) const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Hit,
+        Self::HitCopy,
         Self::Miss,
         Self::Filtered,
         Self::Pending,
@@ -41,9 +33,10 @@ impl Outcome {
         Self::Suspended,
     ];
 
-    pub(super) fn as_str(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",
+            Self::HitCopy => "hit_copy",
             Self::Miss => "miss",
             Self::Filtered => "bypass_filtered",
             Self::Pending => "bypass_pending",
@@ -52,5 +45,19 @@ impl Outcome {
             Self::Unreachable => "bypass_unreachable",
             Self::Suspended => "bypass_suspended",
         }
+    }
+}
+
+impl Counts {
+    pub(super) fn count(&self, outcome: Outcome) {
+        self.0[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn all(&self) -> Vec<(&'static str, u64)> {
+        let count = |outcome: Outcome| {
+            let count = self.0[outcome as usize].load(Ordering::Relaxed);
+            (outcome.as_str(), count)
+        };
+        Outcome::ALL.map(count).into()
     }
 }
