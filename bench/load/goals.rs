@@ -154,7 +154,7 @@ impl Goals {
             self.at_least(0.9, " ×", what, Some(goodput));
             let recovered = row.recovery.answered as f64 / row.recovery.due.max(1) as f64;
             let what = format!("{name}: answered of what was due in the second after");
-            self.at_least(0.99, "", what, Some(recovered));
+            self.at_least(0.95, "", what, Some(recovered));
         }
     }
 

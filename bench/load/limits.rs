@@ -35,6 +35,7 @@ pub async fn measure(
             part,
             what,
             tally,
+            cache_hits: None,
         };
         report::progress(&row);
         results.rows.push(row);

@@ -159,9 +159,9 @@ fn throughput(out: &mut String, results: &Results) {
     out.push_str(
         "\n## Throughput, and its limits\n\nClosed loop: each connection sends its next request when the last one is \
          answered. Latency in ms; CPU in µs of processor time a request, *client* being the load generator or, in raw rows, \
-         the driver. HTTP servers are under *service*.\n\n\
-         | what | on | requests/s | events/s | p50 | p99 | p99.9 | service | mongod | redis | client | how |\n\
-         |---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n",
+         the driver. HTTP servers are under *service*. Hits: the part of reads that the cache could answer.\n\n\
+         | what | on | requests/s | events/s | p50 | p99 | p99.9 | service | mongod | redis | client | hits | how |\n\
+         |---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n",
     );
     for part in PARTS {
         for row in results.rows.iter().filter(|row| row.part == part) {
@@ -170,9 +170,10 @@ fn throughput(out: &mut String, results: &Results) {
                 0 => String::new(),
                 _ => grouped(tally.events_per_s()),
             };
+            let hits = row.cache_hits.map(|hits| format!("{hits:.3}")).unwrap_or_default();
             let _ = writeln!(
                 out,
-                "| {} | {} | {} | {events} | {} | {} | {} | {} | {} |",
+                "| {} | {} | {} | {events} | {} | {} | {} | {} | {hits} | {} |",
                 part.name(),
                 row.subject.name(),
                 grouped(tally.requests_per_s()),
@@ -302,7 +303,8 @@ fn resources(out: &mut String, rows: &[Resources]) {
 fn document(results: &Results, goals: &[Goal], machine: &Machine) -> Value {
     let rows = results.rows.iter().map(|row| {
         json!({
-            "measurement": row.part.name(), "on": row.subject.name(), "how": row.what, "result": row.tally.json(),
+            "measurement": row.part.name(), "on": row.subject.name(), "how": row.what,
+            "cacheHits": row.cache_hits, "result": row.tally.json(),
         })
     });
     let latencies = results.latencies.iter().map(|row| {

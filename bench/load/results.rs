@@ -45,6 +45,8 @@ pub struct Row {
     /// What was done, for the table.
     pub what: String,
     pub tally: Tally,
+    /// Of the reads that asked a cache, the part that found there what they wanted.
+    pub cache_hits: Option<f64>,
 }
 
 /// Percentiles at half of what a closed loop got through.

@@ -211,6 +211,23 @@ impl Service {
         }
     }
 
+    /// How many reads found what they wanted in the cache so far, and how many there were.
+    pub async fn cache_reads(&self) -> Result<(f64, f64), Failure> {
+        let (_, body) = self.ask("GET", "/metrics", "").await?;
+        let (mut hits, mut reads) = (0.0, 0.0);
+        for line in String::from_utf8(body)?.lines() {
+            if let Some((labels, count)) = line
+                .strip_prefix("colloquy_cache_reads_total")
+                .and_then(|rest| rest.rsplit_once(' '))
+            {
+                let count: f64 = count.parse()?;
+                reads += count;
+                hits += if labels.contains("\"hit\"") { count } else { 0.0 };
+            }
+        }
+        Ok((hits, reads))
+    }
+
     /// One request; gives its answer with the body.
     pub async fn ask(&self, method: &str, path: &str, body: &str) -> Result<(Answer, Vec<u8>), Failure> {
         ask(self.address, method, path, body).await

@@ -100,6 +100,18 @@ impl Bench {
         self.load(workload, pace).await
     }
 
+    /// Runs a load; says also which part of its reads the cache could answer, warm-up included.
+    async fn with_cache_hits(
+        &self,
+        load: impl Future<Output = Result<Tally, Failure>>,
+    ) -> Result<(Tally, Option<f64>), Failure> {
+        let before = self.service.cache_reads().await?;
+        let tally = load.await?;
+        let after = self.service.cache_reads().await?;
+        let (hits, reads) = (after.0 - before.0, after.1 - before.1);
+        Ok((tally, (reads > 0.0).then(|| hits / reads)))
+    }
+
     async fn load(&self, workload: Arc<dyn Workload>, pace: Pace) -> Result<Tally, Failure> {
         let load = Load {
             address: self.service.address,
@@ -180,12 +192,13 @@ pub async fn measure(
     results: &mut Results,
 ) -> Result<Bench, Failure> {
     let place = Arc::new(Place::prepare(target, engines, number)?);
-    let mut add = |part: Part, what: String, tally: Tally| {
+    let mut add = |part: Part, what: String, (tally, cache_hits): (Tally, Option<f64>)| {
         let row = Row {
             subject: Subject::Service(target),
             part,
             what,
             tally,
+            cache_hits,
         };
         crate::report::progress(&row);
         results.rows.push(row);
@@ -200,12 +213,13 @@ pub async fn measure(
     let bench = Bench::open(&place, bodies, args.clients()).await?;
     if args.wants(Part::ColdReads) {
         let bytes = bench.read_answer(cold).await?.len();
-        let tally = bench.all(workloads::cold_reads(cold, Some(bytes))).await?;
+        let reads = workloads::cold_reads(cold, Some(bytes));
+        let found = bench.with_cache_hits(bench.all(reads)).await?;
         let what = format!(
             "GET the newest 50 events, of {} sessions once each, after a restart; in no cache but the engine's own",
             cold.count
         );
-        add(Part::ColdReads, what, tally);
+        add(Part::ColdReads, what, found);
     }
     for part in [Part::Appends, Part::Batches, Part::HotReads, Part::Mixed, Part::Opens] {
         if !is_needed(args, part) {
@@ -224,8 +238,9 @@ pub async fn measure(
         if part == Part::Mixed {
             bench.filled(MIXED, EVENTS_OF_SESSION, 1).await?;
         }
-        let tally = bench.closed(bench.workload(part)?, args).await?;
-        add(part, what, tally);
+        let workload = bench.workload(part)?;
+        let found = bench.with_cache_hits(bench.closed(workload, args)).await?;
+        add(part, what, found);
     }
     if args.wants(Part::Completes) {
         let completed = Sessions {
@@ -235,7 +250,7 @@ pub async fn measure(
         bench.opened(completed).await?;
         let tally = bench.all(workloads::complete_all(completed)).await?;
         let what = format!("POST the end, of {} sessions once each", completed.count);
-        add(Part::Completes, what, tally);
+        add(Part::Completes, what, (tally, None));
     }
     Ok(bench)
 }
