@@ -8,7 +8,11 @@ use crate::service::Target;
 
 /// Measures Colloquy beside the engines it runs on
 #[derive(Parser, Debug)]
-#[command(name = "make bench BENCH_ARGS=...", no_binary_name = true, max_term_width = 100)]
+#[command(
+    name = "make bench BENCH_ARGS=...",
+    no_binary_name = true,
+    max_term_width = 100
+)]
 pub struct Args {
     /// Seconds of a measurement, after a warm-up of a fifth of it
     #[arg(long, default_value_t = 5.0, value_parser = seconds)]
@@ -23,7 +27,12 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', value_name = "NAME,..")]
     pub only: Vec<Part>,
     /// What the service runs on
-    #[arg(long, value_delimiter = ',', value_name = "TARGET,..", default_value = "embedded,mongodb-redis")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "TARGET,..",
+        default_value = "embedded,mongodb-redis"
+    )]
     pub on: Vec<Target>,
     /// Where the results go
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/bench/results"))]

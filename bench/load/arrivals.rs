@@ -61,7 +61,11 @@ impl Iterator for Schedule {
             // The process has no memory: it may begin anew where the rate changes.
             self.due = self.phase_ends;
             self.phase += 1;
-            self.phase_ends += self.phases.get(self.phase).map(|phase| phase.span).unwrap_or_default();
+            self.phase_ends += self
+                .phases
+                .get(self.phase)
+                .map(|phase| phase.span)
+                .unwrap_or_default();
         }
     }
 }

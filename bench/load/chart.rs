@@ -22,7 +22,7 @@ const HEADING: f64 = 30.0;
 const GAP: f64 = 16.0;
 const PLOT_HEIGHT: f64 = 270.0;
 const PLOT_LEFT: f64 = 60.0;
-const PLOT_RIGHT: f64 = 300.0;
+const PLOT_RIGHT: f64 = 330.0;
 
 const INK: &str = "#1f2733";
 const FAINT: &str = "#6b7686";
@@ -37,7 +37,13 @@ const COLUMNS: [&[Part]; 2] = [
 
 pub fn draw(results: &Results, machine: &Machine) -> String {
     let mut body = String::new();
-    text(&mut body, MARGIN, 40.0, "Colloquy, and the engines below it", "title");
+    text(
+        &mut body,
+        MARGIN,
+        40.0,
+        "Colloquy, and the engines below it",
+        "title",
+    );
     text(&mut body, MARGIN, 60.0, &machine.line(), "faint");
     legend(&mut body, results, 84.0);
     let top = 112.0;
@@ -83,7 +89,13 @@ fn bars(out: &mut String, x: f64, y: f64, part: Part, rows: &[&Row]) -> f64 {
     for (row, rate) in rows.iter().zip(rates) {
         let width = (COLUMN - NAME - VALUE) * rate / most;
         text(out, x, y + 8.0, short(row.subject), "");
-        rect(out, x + NAME, y - BAR / 2.0 + 4.0, width.max(1.0), color(row.subject));
+        rect(
+            out,
+            x + NAME,
+            y - BAR / 2.0 + 4.0,
+            width.max(1.0),
+            color(row.subject),
+        );
         text(out, x + NAME + width + 6.0, y + 8.0, &grouped(rate), "value");
         y += LINE;
     }
@@ -99,7 +111,13 @@ fn percentiles(out: &mut String, top: f64, rows: &[Latency]) -> f64 {
         (0.99, "p99"),
         (0.999, "p99.9"),
     ];
-    text(out, MARGIN, top + 14.0, "latency at half of saturation", "heading");
+    text(
+        out,
+        MARGIN,
+        top + 14.0,
+        "latency at half of saturation",
+        "heading",
+    );
     text(
         out,
         MARGIN,
@@ -109,8 +127,14 @@ fn percentiles(out: &mut String, top: f64, rows: &[Latency]) -> f64 {
     );
     let (left, right) = (MARGIN + PLOT_LEFT, WIDTH - MARGIN - PLOT_RIGHT);
     let (top, bottom) = (top + 50.0, top + 50.0 + PLOT_HEIGHT);
-    let most = rows.iter().map(|row| row.tally.quantile_ms(0.999)).fold(1.0, f64::max);
-    let least = rows.iter().map(|row| row.tally.quantile_ms(0.0)).fold(1.0, f64::min);
+    let most = rows
+        .iter()
+        .map(|row| row.tally.quantile_ms(0.999))
+        .fold(1.0, f64::max);
+    let least = rows
+        .iter()
+        .map(|row| row.tally.quantile_ms(0.0))
+        .fold(1.0, f64::min);
     let (low, high) = (least.max(0.01).log10().floor(), most.log10().ceil());
     let y = |ms: f64| bottom - (ms.max(0.01).log10() - low) / (high - low) * (bottom - top);
     let x = |quantile: f64| left + (right - left) * -(1.0 - quantile).log10() / 3.0;
@@ -171,10 +195,10 @@ fn end_labels(out: &mut String, x: f64, bottom: f64, mut ends: Vec<(f64, &Latenc
         };
         let name = match row.subject {
             Subject::Service(target) => format!("{}, {what}", target.name()),
-            Subject::Limit(_) => format!("raw insert_one, as {}", row.target.name()),
+            Subject::Limit(_) => "raw insert_one".to_owned(),
         };
         let label = format!(
-            "{name} ({}/s): p99 {}",
+            "{name}, {}/s: p99 {}",
             grouped(row.rate),
             milliseconds(row.tally.quantile_ms(0.99))
         );
@@ -184,19 +208,25 @@ fn end_labels(out: &mut String, x: f64, bottom: f64, mut ends: Vec<(f64, &Latenc
 
 fn legend(out: &mut String, results: &Results, y: f64) {
     let mut x = MARGIN;
-    let mut entry = |name: &str, color: &str, width: f64| {
+    let mut entry = |name: &str, color: &str| {
+        // About as wide as letters of this size are.
+        const LETTER: f64 = 7.0;
         rect(out, x, y - 10.0, BAR, color);
         text(out, x + BAR + 6.0, y + 2.0, name, "");
-        x += width;
+        x += BAR + 28.0 + LETTER * name.len() as f64;
     };
-    for target in [Target::Embedded, Target::MongodbRedis, Target::Mongodb] {
+    for target in [Target::Embedded, Target::Mongodb, Target::MongodbRedis] {
         let subject = Subject::Service(target);
         if results.rows.iter().any(|row| row.subject == subject) {
-            entry(&format!("Colloquy, {}", target.name()), color(subject), 190.0);
+            entry(&format!("Colloquy, {}", target.name()), color(subject));
         }
     }
-    if results.rows.iter().any(|row| matches!(row.subject, Subject::Limit(_))) {
-        entry("what the engine, or an HTTP server that only copies, does alone", LIMIT, 0.0);
+    if results
+        .rows
+        .iter()
+        .any(|row| matches!(row.subject, Subject::Limit(_)))
+    {
+        entry("an engine alone, or HTTP from memory", LIMIT);
     }
 }
 
@@ -227,7 +257,10 @@ fn line_color(row: &Latency) -> &'static str {
 
 fn text(out: &mut String, x: f64, y: f64, text: &str, class: &str) {
     let text = text.replace('&', "&amp;").replace('<', "&lt;");
-    let _ = writeln!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" class=\"{class}\">{text}</text>");
+    let _ = writeln!(
+        out,
+        "<text x=\"{x:.1}\" y=\"{y:.1}\" class=\"{class}\">{text}</text>"
+    );
 }
 
 fn rect(out: &mut String, x: f64, y: f64, width: f64, color: &str) {

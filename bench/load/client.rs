@@ -70,10 +70,7 @@ impl Connection {
             filled += self.fill(filled).await?;
         }
         if filled > whole {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "more than one answer",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "more than one answer"));
         }
         Ok((answer, ends))
     }
@@ -103,7 +100,10 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
 fn read_head(head: &[u8]) -> io::Result<(Answer, bool)> {
     let wrong = |what| io::Error::new(io::ErrorKind::InvalidData, what);
     let number = |bytes: &[u8]| std::str::from_utf8(bytes).ok()?.trim().parse().ok();
-    let status = head.get(9..12).and_then(number).ok_or_else(|| wrong("no status"))?;
+    let status = head
+        .get(9..12)
+        .and_then(number)
+        .ok_or_else(|| wrong("no status"))?;
     let mut answer = Answer {
         status: u16::try_from(status).map_err(|_| wrong("no status"))?,
         body_bytes: 0,

@@ -95,7 +95,10 @@ impl Load {
         for span in &spans {
             bounds.push(bounds[bounds.len() - 1] + *span);
         }
-        let tallies = spans.iter().map(|span| Tally::new(*span)).collect::<Result<_, _>>()?;
+        let tallies = spans
+            .iter()
+            .map(|span| Tally::new(*span))
+            .collect::<Result<_, _>>()?;
         let loop_ = Rc::new(Loop {
             workload: self.workload,
             sheds: self.sheds,
@@ -159,11 +162,16 @@ impl Loop {
             };
             let answer = connection.exchange(&request).await;
             let done = Instant::now();
-            let times = Times { due: sent, sent, done };
+            let times = Times {
+                due: sent,
+                sent,
+                done,
+            };
             // An answer counts for the time in which it came.
             let phase = self.bounds.partition_point(|bound| *bound <= done) - 1;
             let last = self.bounds.len() - 2;
-            self.note(phase.min(last), times, expected, answer, phase <= last).await;
+            self.note(phase.min(last), times, expected, answer, phase <= last)
+                .await;
             sent = done;
         }
     }

@@ -84,9 +84,8 @@ impl Goals {
         let name = target.name();
         let of = |part| results.row(Subject::Service(target), part).map(|row| &row.tally);
         let limit = |limit| results.limit(limit).map(|row| &row.tally);
-        let events = |one: Option<&Tally>, other: Option<&Tally>| {
-            Some(one?.events_per_s() / other?.events_per_s())
-        };
+        let events =
+            |one: Option<&Tally>, other: Option<&Tally>| Some(one?.events_per_s() / other?.events_per_s());
         let requests = |one: Option<&Tally>, other: Option<&Tally>| {
             Some(one?.requests_per_s() / other?.requests_per_s())
         };
@@ -118,7 +117,9 @@ impl Goals {
                 .map(|row| row.tally.quantile_ms(0.99))
         };
         let raw = p99(Subject::Limit(Limit::InsertOne));
-        let ratio = p99(Subject::Service(target)).zip(raw).map(|(ours, raw)| ours / raw);
+        let ratio = p99(Subject::Service(target))
+            .zip(raw)
+            .map(|(ours, raw)| ours / raw);
         let what = format!(
             "{}: p99 of appends at half of saturation : raw insert_one at that rate",
             target.name()
@@ -163,7 +164,12 @@ impl Goals {
             let name = target.name();
             let what = format!("{name}: resident memory with {} connections", row.connections);
             self.at_most(200.0, " MiB", what, Some(row.connected_mib));
-            self.at_most(40.0, " MiB", format!("{name}: resident memory, idle"), Some(row.idle_mib));
+            self.at_most(
+                40.0,
+                " MiB",
+                format!("{name}: resident memory, idle"),
+                Some(row.idle_mib),
+            );
             let median = row.ready[row.ready.len() / 2].as_secs_f64() * 1e3;
             self.at_most(
                 150.0,

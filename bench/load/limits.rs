@@ -64,7 +64,10 @@ pub async fn measure(
                     async move { events.insert_one().await }
                 })
                 .await?;
-            let what = format!("insert_one, w: majority, j: true, {} at once, {index}", closed.clients);
+            let what = format!(
+                "insert_one, w: majority, j: true, {} at once, {index}",
+                closed.clients
+            );
             add(limit, Part::Appends, what, tally);
         }
         let inserts = [
@@ -103,12 +106,14 @@ pub async fn measure(
     }
     if wants(Part::HotReads) {
         let tally = poem(bench, closed).await?;
-        let what = format!("the hot read's {bytes} bytes from the memory of a process that does nothing else");
+        let what =
+            format!("the hot read's {bytes} bytes from the memory of a process that does nothing else");
         add(Limit::Poem, Part::HotReads, what, tally);
     }
     if wants(Part::Appends) && args.on.contains(&Target::Embedded) {
         let tally = tokio::task::block_in_place(|| raw::sqlite_commits(bodies, closed.warm_up, closed.span))?;
-        let what = "one event a transaction, WAL, synchronous=FULL, one thread, the service's tables".to_owned();
+        let what =
+            "one event a transaction, WAL, synchronous=FULL, one thread, the service's tables".to_owned();
         add(Limit::SqliteCommit, Part::Appends, what, tally);
     }
     Ok(())
@@ -191,4 +196,3 @@ pub async fn insert_one_at(
     warm.run(watched, act.clone()).await?;
     raw::open(phases, connections, watched, act).await
 }
-

@@ -59,7 +59,10 @@ fn main() -> Result<(), Failure> {
     if let [_, flag, file, address] = words.as_slice()
         && flag == raw::POEM_FLAG
     {
-        return runtime.block_on(raw::serve_from_memory(PathBuf::from(file), PathBuf::from(address)));
+        return runtime.block_on(raw::serve_from_memory(
+            PathBuf::from(file),
+            PathBuf::from(address),
+        ));
     }
     let args = Args::read();
     allow_open_files()?;
@@ -110,7 +113,10 @@ async fn run(args: &Args) -> Result<(), Failure> {
 
     let goals = goals::goals(&results, &args.on);
     print!("{}", report::write(&args.out, &results, &goals, &machine)?);
-    eprintln!("\nwritten to {}: latest.md, latest.json, latest.svg", args.out.display());
+    eprintln!(
+        "\nwritten to {}: latest.md, latest.json, latest.svg",
+        args.out.display()
+    );
     match results.errors() {
         errors if errors.is_empty() => Ok(()),
         errors => Err(format!("requests failed:\n{errors}").into()),
@@ -121,11 +127,17 @@ async fn run(args: &Args) -> Result<(), Failure> {
 fn allow_open_files() -> Result<(), Failure> {
     const ASKED: &str = "COLLOQUY_BENCH_OPEN_FILES";
     let limits = std::fs::read_to_string("/proc/self/limits")?;
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    let soft = line.and_then(|line| line.split_whitespace().next()).unwrap_or("unlimited");
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"));
+    let soft = line
+        .and_then(|line| line.split_whitespace().next())
+        .unwrap_or("unlimited");
     if soft.parse().is_ok_and(|soft: u64| soft < OPEN_FILES) {
         if std::env::var_os(ASKED).is_some() {
-            return Err(format!("at most {soft} files may be open, and {OPEN_FILES} are needed: ulimit -n").into());
+            return Err(
+                format!("at most {soft} files may be open, and {OPEN_FILES} are needed: ulimit -n").into(),
+            );
         }
         let mut command = Command::new("sh");
         command

@@ -61,10 +61,6 @@ fn processor_time(pid: u32) -> Option<Duration> {
 pub fn resident_mib(pid: u32) -> Result<f64, Failure> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: f64 = line
-        .ok_or("no VmRSS")?
-        .trim_end_matches("kB")
-        .trim()
-        .parse()?;
+    let kib: f64 = line.ok_or("no VmRSS")?.trim_end_matches("kB").trim().parse()?;
     Ok(kib / 1024.0)
 }

@@ -57,7 +57,11 @@ impl Closed {
                 while sent < to {
                     let outcome = act().await;
                     let done = Instant::now();
-                    let times = Times { due: sent, sent, done };
+                    let times = Times {
+                        due: sent,
+                        sent,
+                        done,
+                    };
                     match outcome {
                         Ok(events) if done >= from => tally.answer(times, events, done < to),
                         Ok(_) => {}
@@ -271,12 +275,27 @@ pub fn sqlite_commits(bodies: &Bodies, warm_up: Duration, span: Duration) -> Res
     while sent < from + span {
         let (kind, payload) = &events[nth as usize % events.len()];
         let seq = 1_790_000_000_000_000 + nth;
-        insert.execute((nth % 1_000, format!("e-{nth:012}"), seq, seq / 1_000, kind, payload))?;
+        insert.execute((
+            nth % 1_000,
+            format!("e-{nth:012}"),
+            seq,
+            seq / 1_000,
+            kind,
+            payload,
+        ))?;
         nth += 1;
         let done = Instant::now();
         if done >= from {
             before.get_or_insert_with(|| Watched::default().cpu());
-            tally.answer(Times { due: sent, sent, done }, 1, done < from + span);
+            tally.answer(
+                Times {
+                    due: sent,
+                    sent,
+                    done,
+                },
+                1,
+                done < from + span,
+            );
         }
         sent = done;
     }

@@ -170,7 +170,10 @@ fn throughput(out: &mut String, results: &Results) {
                 0 => String::new(),
                 _ => grouped(tally.events_per_s()),
             };
-            let hits = row.cache_hits.map(|hits| format!("{hits:.3}")).unwrap_or_default();
+            let hits = row
+                .cache_hits
+                .map(|hits| format!("{hits:.3}"))
+                .unwrap_or_default();
             let _ = writeln!(
                 out,
                 "| {} | {} | {} | {events} | {} | {} | {} | {} | {hits} | {} |",

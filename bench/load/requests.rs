@@ -26,15 +26,22 @@ impl Bodies {
     pub fn read(file: &Path) -> Result<Self, Failure> {
         let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
         let (mut events, mut sessions) = (Vec::new(), Vec::new());
-        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        for (number, line) in text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.trim().is_empty())
+        {
             let at = |what: &str| format!("{}, line {}: {what}", file.display(), number + 1);
-            let mut conversation: Value = serde_json::from_str(line).map_err(|error| at(&error.to_string()))?;
+            let mut conversation: Value =
+                serde_json::from_str(line).map_err(|error| at(&error.to_string()))?;
             let mut session = conversation["session"].take();
             let fields = session.as_object_mut().ok_or_else(|| at("no session"))?;
             fields.remove("startedAt");
             sessions.push(session);
             for event in conversation["events"].as_array_mut().into_iter().flatten() {
-                let kind = event["type"].as_str().ok_or_else(|| at("an event without a type"))?;
+                let kind = event["type"]
+                    .as_str()
+                    .ok_or_else(|| at("an event without a type"))?;
                 events.push((kind.to_owned(), event["payload"].take()));
             }
         }
@@ -65,7 +72,8 @@ impl Bodies {
     /// Batches of so many events, beginning with each that the file has in turn.
     pub fn batches(&self, sessions: &Sessions, events: usize) -> Vec<Template> {
         let path = format!("/v1/sessions/{}/events/batch", sessions.place());
-        let batch = |from: usize| -> Vec<Value> { (from..from + events).map(|nth| self.event(nth)).collect() };
+        let batch =
+            |from: usize| -> Vec<Value> { (from..from + events).map(|nth| self.event(nth)).collect() };
         let starts = self.events.len().min(8);
         (0..starts)
             .map(|from| Template::post(&path, &json!({"events": batch(from)}).to_string(), 200))

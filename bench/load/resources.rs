@@ -38,7 +38,11 @@ pub async fn measure(
     let service = place.start().await?;
     tokio::time::sleep(IDLE).await;
     let idle_mib = resident_mib(service.pid())?;
-    let (opens, appends, read) = (bodies.opens(&CONNECTED), bodies.appends(&CONNECTED), reads(&CONNECTED));
+    let (opens, appends, read) = (
+        bodies.opens(&CONNECTED),
+        bodies.appends(&CONNECTED),
+        reads(&CONNECTED),
+    );
     let mut request = Vec::new();
     let mut connections = Vec::new();
     for nth in 0..CONNECTED.count {

@@ -115,14 +115,21 @@ impl Results {
                 let _ = writeln!(lines, "{name}: {what}, {count} times");
             }
             if tally.shed_in_silence > 0 {
-                let _ = writeln!(lines, "{name}: 503 without Retry-After, {} times", tally.shed_in_silence);
+                let _ = writeln!(
+                    lines,
+                    "{name}: 503 without Retry-After, {} times",
+                    tally.shed_in_silence
+                );
             }
         };
         for row in &self.rows {
             add(format!("{}, {}", row.subject.name(), row.part.name()), &row.tally);
         }
         for row in &self.latencies {
-            add(format!("{}, {} at half", row.subject.name(), row.part.name()), &row.tally);
+            add(
+                format!("{}, {} at half", row.subject.name(), row.part.name()),
+                &row.tally,
+            );
         }
         for row in &self.overloads {
             let name = format!("{}, {}", row.target.name(), row.part.name());

@@ -127,7 +127,10 @@ impl Place {
             tokio::time::sleep(Duration::from_millis(1)).await;
         };
         while began.elapsed() < START_MAX {
-            if ask(address, "GET", "/readyz", "").await.is_ok_and(|(answer, _)| answer.status == 200) {
+            if ask(address, "GET", "/readyz", "")
+                .await
+                .is_ok_and(|(answer, _)| answer.status == 200)
+            {
                 let ready_after = began.elapsed();
                 let watched = Watched {
                     service: Some(child.0.id()),

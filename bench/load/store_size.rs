@@ -49,6 +49,7 @@ pub async fn measure(
         there += filled.events;
         tokio::time::sleep(SETTLE).await;
         let appends = bench.closed(bench.workload(Part::Appends)?, args).await?;
+        bench.warmed(HOT).await?;
         let hot_reads = bench.closed(bench.workload(Part::HotReads)?, args).await?;
         let size = Size {
             target,
