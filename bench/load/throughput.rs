@@ -160,7 +160,10 @@ impl Bench {
         self.opened(sessions).await?;
         let bytes = self.batch_answer_bytes(events).await?;
         let workload = workloads::fill(&self.bodies, sessions, events, each, bytes);
-        whole(self.all(workload).await?, sessions.count * each)
+        // More would be refused: so many events wait at the service at most, with room to spare.
+        const EVENTS_AT_ONCE: usize = 8_000;
+        let connections = self.clients.min(EVENTS_AT_ONCE / events);
+        whole(self.all_over(workload, connections).await?, sessions.count * each)
     }
 
     /// What the first of these sessions reads as, which must have 50 events.
