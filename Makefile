@@ -34,6 +34,10 @@ dev: engines packages ## what docker-compose.yml deploys, on this machine withou
 	cargo build --locked
 	@deploy/dev.sh
 
+.PHONY: bench
+bench: engines ## Colloquy beside its engines: throughput, limits, latency, overload; BENCH_ARGS="--help" says more
+	cargo bench --locked --bench load -- $(BENCH_ARGS)
+
 .PHONY: bench-archive
 bench-archive: ## what archiving costs and saves, on the embedded default; bench/archive.rs says how on other backends
 	cargo bench --locked --bench archive

@@ -31,11 +31,11 @@ pub struct Mongod {
 }
 
 impl Mongod {
-    async fn start_on(first: u16) -> Self {
+    async fn start_on(first: u16, settings: &[&str]) -> Self {
         start_on_free_ports(first, async |port| {
             let process = Process::start("mongod", |folder| {
                 std::fs::create_dir(folder.join("data")).expect("a folder for the data");
-                args(port)
+                args(port, settings)
             });
             let mut mongod = Self { process, port };
             mongod.until_ready().await?;
@@ -73,9 +73,30 @@ impl Engine for Mongod {
     }
 }
 
-fn args(port: u16) -> Vec<String> {
+/// What tests want besides: small, and as quick to notice as to stop.
+const OF_TESTS: &[&str] = &[
+    "--oplogSize",
+    "64",
+    "--wiredTigerCacheSizeGB",
+    "0.25",
+    // A member's folder takes 20 MB with it, 300 MB without.
+    "--wiredTigerEngineConfigString",
+    "log=(prealloc=false,file_max=16MB)",
+    "--setParameter",
+    "diagnosticDataCollectionEnabled=false",
+    // For `configureFailPoint`: tests can have the next commands fail with an error of their choice.
+    "--setParameter",
+    "enableTestCommands=1",
+    // Every minute otherwise, and a test of an expiry would wait for it.
+    "--setParameter",
+    "ttlMonitorSleepSecs=1",
+    "--setParameter",
+    "shutdownTimeoutMillisForSignaledShutdown=0",
+];
+
+fn args(port: u16, settings: &[&str]) -> Vec<String> {
     let port = port.to_string();
-    let mut args = vec![
+    let needed = [
         "--dbpath",
         "data",
         "--port",
@@ -83,31 +104,10 @@ fn args(port: u16) -> Vec<String> {
         "--bind_ip",
         "127.0.0.1",
         "--nounixsocket",
-    ];
-    args.extend([
         "--replSet",
         SET,
-        "--oplogSize",
-        "64",
-        "--wiredTigerCacheSizeGB",
-        "0.25",
-    ]);
-    // A member's folder takes 20 MB with it, 300 MB without.
-    args.extend([
-        "--wiredTigerEngineConfigString",
-        "log=(prealloc=false,file_max=16MB)",
-    ]);
-    for parameter in [
-        "diagnosticDataCollectionEnabled=false",
-        // For `configureFailPoint`: tests can have the next commands fail with an error of their choice.
-        "enableTestCommands=1",
-        // Every minute otherwise, and a test of an expiry would wait for it.
-        "ttlMonitorSleepSecs=1",
-        "shutdownTimeoutMillisForSignaledShutdown=0",
-    ] {
-        args.extend(["--setParameter", parameter]);
-    }
-    args.into_iter().map(str::to_owned).collect()
+    ];
+    needed.iter().chain(settings).map(ToString::to_string).collect()
 }
 
 /// A replica set. Its members are numbered from 0.
@@ -123,10 +123,15 @@ impl ReplicaSet {
 
     /// With member 0 on the port `first`, or on another when that is taken.
     pub async fn start_on(first: u16, members: usize) -> Self {
+        Self::start_with(first, members, OF_TESTS).await
+    }
+
+    /// With these arguments of `mongod` in place of those that tests want.
+    pub async fn start_with(first: u16, members: usize, settings: &[&str]) -> Self {
         assert!(members == 1 || members == 3, "a set has one member or three");
         let ports = (0..members).map(|member| if member == 0 { first } else { free_port() });
         let mut set = Self {
-            members: join_all(ports.map(Mongod::start_on)).await,
+            members: join_all(ports.map(|port| Mongod::start_on(port, settings))).await,
         };
         set.initiate().await;
         set.wait_all().await;

@@ -1,0 +1,66 @@
+//! What the kernel counts of a process.
+
+use std::time::Duration;
+
+use crate::Failure;
+
+/// Of the kernel's clock ticks, in which it counts.
+const TICK: Duration = Duration::from_millis(10);
+
+/// The processes whose time goes into a measurement.
+#[derive(Clone, Copy, Default)]
+pub struct Watched {
+    pub service: Option<u32>,
+    pub mongod: Option<u32>,
+    pub redis: Option<u32>,
+}
+
+/// Processor time, by who took it.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Cpu {
+    pub service: Duration,
+    pub mongod: Duration,
+    pub redis: Duration,
+    /// This process: the load generator, or a driver.
+    pub generator: Duration,
+}
+
+impl Watched {
+    /// What each took so far; nothing for one that is not there.
+    pub fn cpu(self) -> Cpu {
+        let of = |pid: Option<u32>| pid.and_then(processor_time).unwrap_or_default();
+        Cpu {
+            service: of(self.service),
+            mongod: of(self.mongod),
+            redis: of(self.redis),
+            generator: of(Some(std::process::id())),
+        }
+    }
+}
+
+impl Cpu {
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            service: self.service.saturating_sub(before.service),
+            mongod: self.mongod.saturating_sub(before.mongod),
+            redis: self.redis.saturating_sub(before.redis),
+            generator: self.generator.saturating_sub(before.generator),
+        }
+    }
+}
+
+fn processor_time(pid: u32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // After the name, which may hold anything: user time is the 12th field, the system's the 13th.
+    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at)?.parse::<u32>().ok();
+    Some(TICK * (ticks(11)? + ticks(12)?))
+}
+
+/// The resident memory of a process in MiB.
+pub fn resident_mib(pid: u32) -> Result<f64, Failure> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: f64 = line.ok_or("no VmRSS")?.trim_end_matches("kB").trim().parse()?;
+    Ok(kib / 1024.0)
+}

@@ -1,0 +1,67 @@
+//! Whether a large hot store is slower than a small one.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Failure,
+    args::{Args, Part},
+    engines::Engines,
+    report,
+    requests::{Bodies, EVENTS_OF_SESSION, Sessions},
+    results::{Results, Size},
+    service::{Place, Target},
+    throughput::{Bench, HOT},
+};
+
+const SMALL: u64 = 50_000;
+const EVENTS_OF_REQUEST: usize = 500;
+const BATCHES_SMALL: u64 = 1;
+const BATCHES_LARGE: u64 = 2;
+/// What the engine has still to do when it was just filled is not what is measured.
+const SETTLE: Duration = Duration::from_secs(3);
+
+pub async fn measure(
+    target: Target,
+    number: u32,
+    engines: &mut Engines,
+    bodies: &Arc<Bodies>,
+    args: &Args,
+    results: &mut Results,
+) -> Result<(), Failure> {
+    let place = Arc::new(Place::prepare(target, engines, number)?);
+    let bench = Bench::open(&place, bodies, args.clients()).await?;
+    let mut there = HOT.count * EVENTS_OF_SESSION as u64;
+    for (prefix, wanted, batches) in [
+        ("small", SMALL, BATCHES_SMALL),
+        ("large", args.size_events, BATCHES_LARGE),
+    ] {
+        let each = batches * EVENTS_OF_REQUEST as u64;
+        let sessions = Sessions {
+            prefix,
+            count: wanted.saturating_sub(there).div_ceil(each),
+        };
+        let began = Instant::now();
+        let filled = bench.filled(sessions, EVENTS_OF_REQUEST, batches).await?;
+        let fill = began.elapsed();
+        there += filled.events;
+        tokio::time::sleep(SETTLE).await;
+        let appends = bench.closed(bench.workload(Part::Appends)?, args).await?;
+        bench.warmed(HOT).await?;
+        let hot_reads = bench.closed(bench.workload(Part::HotReads)?, args).await?;
+        let size = Size {
+            target,
+            events: there,
+            fill,
+            fill_events: filled.events,
+            appends,
+            hot_reads,
+        };
+        there += size.appends.events;
+        report::size_progress(&size);
+        results.sizes.push(size);
+    }
+    bench.service.stop().await
+}
