@@ -213,7 +213,7 @@ fn check_content_type(request: &Request, accepted: &[&str]) -> Result<(), Proble
 
 /// How much of a body that is too large is still read, and thrown away, before the answer: a client that is
 /// in the middle of sending sees a closed connection instead of the answer otherwise.
-const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Reads the body whole, and takes the room for it as it comes. The limit is on the bytes that arrive, whatever
 /// Content-Length says.

@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
@@ -46,6 +46,10 @@ impl RequestId {
     pub fn as_str(&self) -> &str {
         // It is made of graphic ASCII, which is what `to_str` asks for.
         self.0.to_str().unwrap_or_default()
+    }
+
+    pub fn header(&self) -> HeaderValue {
+        self.0.clone()
     }
 }
 
@@ -124,7 +128,7 @@ impl Endpoint for Envelope {
         exchange.status = response.status().as_u16();
 
         let headers = response.headers_mut();
-        headers.insert(REQUEST_ID, id.0.clone());
+        headers.insert(REQUEST_ID, id.header());
         // A proxy that kept an answer would serve it stale (I3).
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(value) = spans::traceparent(&traced).and_then(|text| HeaderValue::from_str(&text).ok()) {
@@ -265,7 +269,7 @@ fn query_string(request: &Request, known: &[String]) -> Result<Vec<(String, Stri
     }
 }
 
-fn request_id(request: &Request) -> RequestId {
+pub fn request_id(request: &Request) -> RequestId {
     let usable = |text: &&str| {
         let allowed = |byte: u8| byte.is_ascii_graphic() && !b"\"\\".contains(&byte);
         (1..=REQUEST_ID_LENGTH_MAX).contains(&text.len()) && text.bytes().all(allowed)

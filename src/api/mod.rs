@@ -9,6 +9,7 @@
 //! - [`problem`]: failures; the only place that knows their status codes.
 //! - [`envelope`]: what is around every request: id, log line, uniform errors.
 //! - [`router`]: which operation a request is for.
+//! - [`shedding`]: who is refused when too much is under way.
 //! - [`spec`]: the OpenAPI document.
 //! - [`draining`]: what a server that was asked to stop says until it stops.
 //! - [`listener`], [`server`]: the listening socket, and what is served on it.
@@ -35,6 +36,7 @@ pub mod router;
 pub mod routes;
 pub mod server;
 pub mod shape;
+pub mod shedding;
 pub mod spec;
 pub mod wire;
 
@@ -45,6 +47,7 @@ use self::{
     envelope::Envelope,
     router::{Endpoints, Router},
     routes::{ConversationApi, HealthApi},
+    shedding::{InFlight, Shedding},
 };
 use crate::{domain::Tenant, service::Service, telemetry::metrics};
 
@@ -53,6 +56,7 @@ pub fn endpoint(
     service: &Service,
     limits: BodyLimits,
     slow: Duration,
+    in_flight: InFlight,
     draining: Draining,
 ) -> impl Endpoint + use<> {
     let apis: spec::Apis = (
@@ -80,7 +84,7 @@ pub fn endpoint(
         endpoints.insert(path.to_owned(), HashMap::from([(Method::GET, endpoint)]));
     }
     let router = Router::new(endpoints, &spec::Apis::meta());
-    Envelope::new(router, limits, slow)
+    Shedding::new(Envelope::new(router, limits, slow), in_flight)
 }
 
 /// Answers with the same text for ever.

@@ -47,15 +47,16 @@ pub struct Operation {
     pub honours_if_match: bool,
 }
 
-/// The endpoints of each path, by method; parameters are written `:name`.
+/// The endpoints of each path, by method; a parameter is written `:name`. poem-openapi gives parameters numbers for names
+/// there, and asks for them by those; only descriptions have the names that callers know.
 pub type Endpoints = HashMap<String, HashMap<Method, BoxEndpoint<'static>>>;
 
 impl Router {
     /// `described` says what the operations take; one that is not described takes no parameter.
     pub fn new(endpoints: Endpoints, described: &[MetaApi]) -> Self {
         let route = |(path, methods): (String, HashMap<Method, BoxEndpoint<'static>>)| {
-            let segments: Vec<Segment> = path.split('/').skip(1).map(Segment::read).collect();
-            let template = template(&segments);
+            let segments = segments(&path);
+            let template = template(&path, &segments, described);
             let operations: Vec<Operation> = methods
                 .into_iter()
                 .map(|(method, endpoint)| Operation::new(method, endpoint, &template, described))
@@ -132,11 +133,38 @@ impl Route {
     }
 }
 
+fn segments(path: &str) -> Vec<Segment> {
+    path.split('/').skip(1).map(Segment::read).collect()
+}
+
+/// The path as it is described, or else as it is.
+fn template(path: &str, segments: &[Segment], described: &[MetaApi]) -> String {
+    let same = |template: &str| {
+        let named = self::segments(template);
+        named.len() == segments.len() && named.iter().zip(segments).all(|(a, b)| a.is_as(b))
+    };
+    let mut paths = described.iter().flat_map(|api| &api.paths);
+    paths
+        .find(|described| same(&described.path))
+        .map_or_else(|| path.to_owned(), |described| described.path.clone())
+}
+
 impl Segment {
+    /// A parameter is written `:name` or `{name}`.
     fn read(text: &str) -> Self {
-        match text.strip_prefix(':') {
+        let braced = || text.strip_prefix('{')?.strip_suffix('}');
+        match text.strip_prefix(':').or_else(braced) {
             Some(name) => Self::Named(name.to_owned()),
             None => Self::Fixed(text.to_owned()),
+        }
+    }
+
+    /// Whether it is the same text, or both are parameters.
+    fn is_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Fixed(one), Self::Fixed(another)) => one == another,
+            (Self::Named(_), Self::Named(_)) => true,
+            _ => false,
         }
     }
 }
@@ -187,18 +215,6 @@ fn names(operation: &MetaOperation, place: MetaParamIn) -> Vec<String> {
     there.map(|param| param.name.clone()).collect()
 }
 
-fn template(segments: &[Segment]) -> String {
-    let mut template = String::new();
-    for segment in segments {
-        template.push('/');
-        match segment {
-            Segment::Fixed(text) => template.push_str(text),
-            Segment::Named(name) => template.extend(["{", name, "}"]),
-        }
-    }
-    template
-}
-
 fn allowed(operations: &[Operation]) -> String {
     let mut names: Vec<&str> = operations
         .iter()
@@ -225,7 +241,12 @@ mod tests {
         let mut endpoints = Endpoints::new();
         for path in described.iter().flat_map(|api| &api.paths) {
             let methods = endpoints
-                .entry(path.path.replace('{', ":").replace('}', ""))
+                // As poem-openapi has them: no name, only a number.
+                .entry(
+                    path.path
+                        .replace("{sessionId}", ":param0")
+                        .replace("{eventId}", ":param1"),
+                )
                 .or_default();
             for operation in &path.operations {
                 methods.insert(
@@ -279,8 +300,8 @@ mod tests {
         }
         let path = "/v1/sessions/s/events/e";
         let route = router.route(path).unwrap();
-        assert_eq!(route.parameter("eventId", path), Some("e"));
-        assert_eq!(route.parameter("sessionId", path), Some("s"));
+        assert_eq!(route.parameter("param1", path), Some("e"));
+        assert_eq!(route.parameter("param0", path), Some("s"));
         assert_eq!(route.parameter("events", path), None);
     }
 }

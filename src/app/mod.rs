@@ -19,6 +19,7 @@ use crate::{
         body::BodyLimits,
         draining::Draining,
         server::{BoundServer, ServerLimits},
+        shedding::InFlight,
     },
     commands::{
         archive::{self, Report, Task},
@@ -106,6 +107,11 @@ async fn serve_on(
         wait_max: Duration::from_millis(config.body_wait_ms_max),
         room: Arc::new(Semaphore::new(config.bodies_bytes_max / 1024)),
     };
+    let in_flight = InFlight {
+        reads_max: config.reads_in_flight_max,
+        writes_max: config.writes_in_flight_max,
+        body_wait_max: body.wait_max,
+    };
     let limits = ServerLimits {
         connections_max: config.connections_max,
         idle_connection: Duration::from_millis(config.idle_connection_ms),
@@ -119,6 +125,7 @@ async fn serve_on(
         service,
         body,
         Duration::from_millis(config.slow_request_ms),
+        in_flight,
         draining.clone(),
     );
     gauges::begin(service);

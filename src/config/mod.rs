@@ -79,6 +79,8 @@ config! {
     body_wait_ms_max: u64 = number(100..=600_000);
     bodies_bytes_max: usize = number(MIB..=64 * 1024 * MIB);
     page_payload_bytes_max: usize = number(256 * KIB..=64 * MIB);
+    reads_in_flight_max: usize = number(1..=1_000_000);
+    writes_in_flight_max: usize = number(1..=1_000_000);
     request_wait_ms_max: u64 = number(0..=60_000);
     ready_wait_ms_max: u64 = number(100..=60_000);
     log_format: LogFormat = text;

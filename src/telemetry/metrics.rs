@@ -146,6 +146,7 @@ pub struct Metrics {
     requests: Histogram<f64>,
     requests_active: UpDownCounter<i64>,
     connections: UpDownCounter<i64>,
+    requests_shed: Counter<u64>,
     events_appended: Counter<u64>,
     groups: Histogram<u64>,
     flushes: Histogram<f64>,
@@ -185,6 +186,10 @@ impl Metrics {
             ),
             requests_active: level("http.server.active_requests", "Requests under way."),
             connections: level("colloquy.connections", "Connections open."),
+            requests_shed: counter(
+                "colloquy.requests_shed",
+                "Requests refused because too many were in flight, by kind.",
+            ),
             events_appended: counter(
                 "colloquy.events_appended",
                 "Events that were to be appended, by what became of them.",
@@ -247,6 +252,9 @@ impl Metrics {
         for status in ["completed", "failed", "stopped"] {
             self.archive_runs.add(0, &[KeyValue::new("status", status)]);
         }
+        for kind in ["read", "write"] {
+            self.requests_shed.add(0, &[KeyValue::new("kind", kind)]);
+        }
         self.appends_refused.add(0, &[]);
         self.archive_bytes.add(0, &[]);
         self.requests_active.add(0, &[]);
@@ -266,6 +274,11 @@ impl Metrics {
     /// Counts a request as under way until what is given is dropped.
     pub fn request_active(&self) -> Active {
         Active::begin(self.requests_active.clone())
+    }
+
+    /// A request was refused because too many were in flight: a `read` or a `write`.
+    pub fn shed(&self, kind: &'static str) {
+        self.requests_shed.add(1, &[KeyValue::new("kind", kind)]);
     }
 
     /// Counts a connection as open until what is given is dropped.

@@ -17,7 +17,7 @@ fn batch(name: &str) -> Value {
 }
 
 /// Takes its embedded store away from the server until dropped: whatever it writes has to wait.
-fn occupy(server: &Server) -> Database {
+pub fn occupy(server: &Server) -> Database {
     let database = Database::open(server.folder().path().join("data/colloquy.db")).expect("the database");
     database
         .execute_batch("BEGIN IMMEDIATE")

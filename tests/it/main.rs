@@ -53,6 +53,7 @@ mod rolling;
 mod session_lists;
 mod session_patches;
 mod sessions;
+mod shedding;
 mod shutdown;
 mod startup;
 mod store_mongo;

@@ -1,0 +1,178 @@
+//! Shedding: past so many requests in flight a request is refused at once, so that those before it keep their latency and
+//! whoever is refused knows it while there is still time to ask elsewhere (I9).
+//!
+//! Reads and writes have places of their own: a store that holds writes up holds up no read. Probes, metrics, documents and
+//! operators are never refused. Why the limits are fixed ones is in `docs/decisions/0010-shedding.md`.
+
+use std::{
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use futures_util::StreamExt;
+use poem::{
+    Body, Endpoint, Request, Response, Result,
+    http::{HeaderValue, header},
+};
+
+use super::{
+    body::DRAIN_BYTES_MAX,
+    envelope::{self, REQUEST_ID},
+    problem::{Code, Problem},
+};
+use crate::telemetry::metrics::metrics;
+
+/// Most requests in flight, and what it takes to refuse one.
+#[derive(Debug, Clone, Copy)]
+pub struct InFlight {
+    /// Most reads: GET and HEAD.
+    pub reads_max: usize,
+    /// Most of all other requests.
+    pub writes_max: usize,
+    /// Longest that the body of a refused request may take to arrive.
+    pub body_wait_max: Duration,
+}
+
+/// Seconds after which those that are refused may try again, in turn: if all came back together they would be too many again.
+const RETRY_AFTER_S: [&str; 3] = ["1", "2", "3"];
+
+/// An endpoint with a bounded number of requests in it.
+pub struct Shedding<E> {
+    inner: E,
+    reads: Places,
+    writes: Places,
+    body_wait_max: Duration,
+    begun: Instant,
+    shed: AtomicUsize,
+    /// The second, counted from the first on, in which the log was last told.
+    told_at: AtomicU64,
+}
+
+struct Places {
+    kind: &'static str,
+    taken: AtomicUsize,
+    max: usize,
+}
+
+struct Place<'a>(&'a AtomicUsize);
+
+impl Places {
+    fn new(kind: &'static str, max: usize) -> Self {
+        Self {
+            kind,
+            taken: AtomicUsize::new(0),
+            max,
+        }
+    }
+
+    fn take(&self) -> Option<Place<'_>> {
+        let place = Place(&self.taken);
+        // The place, taken in any case, is given back at the end of this if it is one too many.
+        (self.taken.fetch_add(1, Ordering::Relaxed) < self.max).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<E> Shedding<E> {
+    pub fn new(inner: E, limits: InFlight) -> Self {
+        Self {
+            inner,
+            reads: Places::new("read", limits.reads_max),
+            writes: Places::new("write", limits.writes_max),
+            body_wait_max: limits.body_wait_max,
+            begun: Instant::now(),
+            shed: AtomicUsize::new(0),
+            told_at: AtomicU64::new(0),
+        }
+    }
+
+    /// The places that the request needs one of; `None` if it is never refused.
+    fn places(&self, request: &Request) -> Option<&Places> {
+        let path = request.uri().path().strip_prefix("/v1/")?;
+        if path.starts_with("admin/") {
+            return None;
+        }
+        Some(match request.method().is_safe() {
+            true => &self.reads,
+            false => &self.writes,
+        })
+    }
+
+    async fn refuse(&self, mut request: Request, kind: &'static str) -> Response {
+        metrics().shed(kind);
+        let shed = self.shed.fetch_add(1, Ordering::Relaxed);
+        let second = self.begun.elapsed().as_secs() + 1;
+        if self.told_at.swap(second, Ordering::Relaxed) != second {
+            tracing::warn!(kind, shed = shed + 1, "shedding: too many requests are in flight");
+        }
+        // Whoever asks before it sends a body is spared sending it, and the connection ends; any other body is taken in, or
+        // its sender would see a connection that is closed instead of the answer.
+        if !request.headers().contains_key(header::EXPECT) {
+            let drained = drain(request.take_body());
+            // Too slow or too large: the connection ends with the answer.
+            let _ = tokio::time::timeout(self.body_wait_max, drained).await;
+        }
+        let id = envelope::request_id(&request);
+        let problem = Problem::new(
+            Code::Overloaded,
+            "too many requests are in flight; try again shortly",
+        );
+        let mut response = problem.respond(id.as_str(), "");
+        let retry_after = HeaderValue::from_static(RETRY_AFTER_S[shed % RETRY_AFTER_S.len()]);
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, retry_after);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(REQUEST_ID, id.header());
+        response
+    }
+}
+
+/// Reads a body and keeps nothing of it.
+async fn drain(body: Body) {
+    let mut stream = body.into_bytes_stream();
+    let mut length = 0;
+    while let Some(Ok(chunk)) = stream.next().await {
+        length += chunk.len();
+        if length > DRAIN_BYTES_MAX {
+            return;
+        }
+    }
+}
+
+impl<E: Endpoint> Endpoint for Shedding<E> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> Result<Response> {
+        let _place = match self.places(&request) {
+            None => None,
+            Some(places) => match places.take() {
+                Some(place) => Some(place),
+                None => return Ok(self.refuse(request, places.kind).await),
+            },
+        };
+        Ok(self.inner.get_response(request).await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_taken_up_to_the_limit_and_given_back() {
+        let places = Places::new("read", 2);
+        let (first, second) = (places.take(), places.take());
+        assert!(first.is_some() && second.is_some());
+        assert!(places.take().is_none() && places.take().is_none());
+        drop(first);
+        let third = places.take();
+        assert!(third.is_some() && places.take().is_none());
+        drop((second, third));
+        assert_eq!(places.taken.load(Ordering::Relaxed), 0);
+    }
+}
