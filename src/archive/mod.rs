@@ -20,8 +20,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::{BoxFuture, join_all};
-
 use crate::{
     cache::{Cache, Change},
     domain::{Error, Kind, Result, SessionKey, Timestamp},
@@ -241,21 +239,16 @@ impl Archive {
         work: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
         let cache = &self.0.cache;
-        let mut begun: Vec<BoxFuture<'_, _>> = Vec::with_capacity(keys.len());
-        for key in keys {
-            begun.push(cache.begin(key, 0));
-        }
-        let begun = join_all(begun).await;
+        let writes: Vec<_> = keys.iter().map(|&key| (key.clone(), 0)).collect();
+        let begun = cache.begin_all(&writes).await;
         let outcome = work.await;
         let change = match &outcome {
             Ok(_) => Change::Replaced,
             Err(_) => Change::Unknown,
         };
-        let mut finished: Vec<BoxFuture<'_, _>> = Vec::with_capacity(keys.len());
-        for begun in begun {
-            finished.push(cache.finish(begun, change));
-        }
-        join_all(finished).await;
+        cache
+            .finish_all(begun.into_iter().map(|begun| (begun, change)).collect())
+            .await;
         outcome
     }
 }

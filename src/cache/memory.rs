@@ -106,7 +106,7 @@ impl MemoryCache {
 fn is_carried_out(change: Change<'_>) -> bool {
     match change {
         Change::Session(_) => true,
-        Change::Events(outcomes) => outcomes.iter().any(Result::is_ok),
+        Change::Events(appended) => !appended.is_empty(),
         // What was refused may have been so before it came to the writer; a session that is gone may be no write at all.
         Change::Nothing | Change::Unknown | Change::Replaced => false,
     }

@@ -12,7 +12,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::domain::{Appended, Event, EventFilter, EventPosition, Limit, Order, Result, Session, SessionKey};
+use crate::domain::{Appended, Event, EventFilter, EventPosition, Limit, Order, Session, SessionKey};
 
 mod memory;
 mod pages;
@@ -34,6 +34,22 @@ pub trait Cache: Send + Sync + 'static {
     /// Takes note of what the store made of a write. Once this returns, no read that begins will miss it: only then may
     /// the write be acknowledged.
     async fn finish(&self, begun: Begun, change: Change<'_>);
+
+    /// [`begin`](Self::begin), for writes to several sessions at once; what is given is in their order.
+    async fn begin_all(&self, writes: &[(SessionKey, usize)]) -> Vec<Begun> {
+        let mut begun = Vec::with_capacity(writes.len());
+        for (key, events) in writes {
+            begun.push(self.begin(key, *events).await);
+        }
+        begun
+    }
+
+    /// [`finish`](Self::finish), for several at once.
+    async fn finish_all(&self, ended: Vec<(Begun, Change<'_>)>) {
+        for (begun, change) in ended {
+            self.finish(begun, change).await;
+        }
+    }
 
     /// Looks for an exact answer.
     async fn read(&self, key: &SessionKey, query: &Query) -> Lookup;
@@ -76,6 +92,20 @@ pub struct Begun {
     nth: u64,
 }
 
+impl Begun {
+    /// The cache does not know of it.
+    fn unmarked(key: SessionKey, token: String) -> Self {
+        Self {
+            key,
+            token,
+            marked: false,
+            cached: false,
+            first_seq: None,
+            nth: 0,
+        }
+    }
+}
+
 /// What the store made of a write.
 #[derive(Debug, Clone, Copy)]
 pub enum Change<'a> {
@@ -87,8 +117,8 @@ pub enum Change<'a> {
     Replaced,
     /// The session is now this.
     Session(&'a Session),
-    /// Those of these events that were not refused are in the session.
-    Events(&'a [Result<Appended>]),
+    /// These events are in the session.
+    Events(&'a [&'a Appended]),
 }
 
 /// What is asked of a cache.
@@ -195,17 +225,12 @@ pub struct NoCache;
 #[async_trait]
 impl Cache for NoCache {
     async fn begin(&self, key: &SessionKey, _events: usize) -> Begun {
-        Begun {
-            key: key.clone(),
-            token: String::new(),
-            marked: false,
-            cached: false,
-            first_seq: None,
-            nth: 0,
-        }
+        Begun::unmarked(key.clone(), String::new())
     }
 
     async fn finish(&self, _begun: Begun, _change: Change<'_>) {}
+
+    async fn finish_all(&self, _ended: Vec<(Begun, Change<'_>)>) {}
 
     async fn read(&self, _key: &SessionKey, _query: &Query) -> Lookup {
         Lookup::Bypass

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use tracing::instrument;
 
-use super::{EventsPage, PageQuery, Service, writing};
+use super::{EventsPage, PageQuery, Service, commit::Appends};
 use crate::{
     domain::{
         Appended, Cursor, Error, Event, EventId, EventPosition, EventQuery, Kind, NewEvent, Page, Result,
         SessionKey,
     },
-    store::{Append, HotEvent, HotEvents, refusal},
+    store::{HotEvent, HotEvents, refusal},
     telemetry::metrics::metrics,
 };
 
@@ -40,22 +40,12 @@ impl Service {
             return self.session(key).await.map(|_| Vec::new());
         }
         let events: Arc<[NewEvent]> = events.into();
-        let (count, of, given) = (events.len(), key.clone(), Arc::clone(&events));
-        let append = async move |service: Self, first_seq| {
-            let now = service.clock.now();
-            let first_seq = service.clock.take_seqs(count, first_seq);
-            let append = |(seq, event): (i64, &NewEvent)| Append {
-                key: of.clone(),
-                event: event.clone(),
-                now,
-                seq,
-            };
-            let appends = (first_seq..).zip(given.iter()).map(append).collect();
-            service.appends.append(appends).await
+        let appends = Appends {
+            key: key.clone(),
+            events: Arc::clone(&events),
+            now: self.clock.now(),
         };
-        let mut outcomes = self
-            .write(key, count, append, |outcomes| writing::of_appends(outcomes))
-            .await?;
+        let mut outcomes = self.appends.append(appends).await?;
         self.settle_archived(key, &events, &mut outcomes).await?;
         count_outcomes(&outcomes);
         match outcomes

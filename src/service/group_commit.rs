@@ -1,8 +1,8 @@
 //! Group commit: concurrent appends of one process share the store's commits.
 //!
-//! There is no timer. An append that finds a flush slot free leaves at once, alone; while all slots are busy,
-//! appends gather, and leave together as soon as a slot is free. So a quiet service has no added latency, and a
-//! busy one pays for a commit once a group.
+//! There is no timer. An append that finds nothing under way leaves at once, alone; while groups are under way, appends
+//! gather, and leave together as soon as they are as many as those, if a flush slot is free, or when one of those is
+//! done. So a quiet service has no added latency, and a busy one pays for a commit once a group.
 //!
 //! What is promised:
 //! - A unit (the events of one request) is never split over two groups, so that its events keep their order.
@@ -15,18 +15,21 @@
 
 use std::{
     collections::VecDeque,
-    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use futures_util::FutureExt;
 use tokio::sync::{Notify, oneshot};
 use tracing::Instrument;
 
+use super::{
+    Clock,
+    commit::{Appends, Committer, Outcomes},
+};
 use crate::{
-    domain::{Appended, Error, Kind, Result},
-    store::{Append, Store},
+    cache::Cache,
+    domain::{Error, Kind, Result},
+    store::Store,
     telemetry::{
         metrics::metrics,
         spans::{self, Origin},
@@ -53,7 +56,7 @@ pub struct GroupLimits {
 pub struct GroupCommit(Arc<Shared>);
 
 struct Shared {
-    store: Arc<dyn Store>,
+    committer: Committer,
     limits: GroupLimits,
     state: Mutex<State>,
     slot_released: Notify,
@@ -65,22 +68,22 @@ struct State {
     events: usize,
     bytes: usize,
     slots_in_use: usize,
+    /// Events of groups under way.
+    events_under_way: usize,
 }
 
 /// The events of one request, and who waits for them.
 struct Unit {
-    appends: Vec<Append>,
+    appends: Appends,
     bytes: usize,
     reply: oneshot::Sender<Outcomes>,
     origin: Option<Origin>,
 }
 
-type Outcomes = Result<Vec<Result<Appended>>>;
-
 impl GroupCommit {
-    pub fn new(store: Arc<dyn Store>, limits: GroupLimits) -> Self {
+    pub fn new(store: Arc<dyn Store>, cache: Arc<dyn Cache>, clock: Arc<Clock>, limits: GroupLimits) -> Self {
         Self(Arc::new(Shared {
-            store,
+            committer: Committer { store, cache, clock },
             limits,
             state: Mutex::default(),
             slot_released: Notify::new(),
@@ -91,12 +94,10 @@ impl GroupCommit {
     ///
     /// # Errors
     /// [`Kind::Overloaded`] when the queue is full, and then nothing was stored; or as [`Store::append`].
-    pub async fn append(&self, appends: Vec<Append>) -> Outcomes {
+    pub async fn append(&self, appends: Appends) -> Outcomes {
         let (reply, outcome) = oneshot::channel();
-        let bytes = appends
-            .iter()
-            .map(|append| append.event.payload.as_str().len())
-            .sum();
+        let payloads = appends.events.iter().map(|event| event.payload.as_str().len());
+        let bytes = payloads.sum();
         let unit = Unit {
             appends,
             bytes,
@@ -139,7 +140,7 @@ impl Shared {
     /// Queues the unit, and takes a slot for it where one is free.
     fn enqueue(self: &Arc<Self>, unit: Unit) -> Result<Option<Slot>> {
         let mut state = self.lock();
-        let events = state.events + unit.appends.len();
+        let events = state.events + unit.appends.events.len();
         let bytes = state.bytes + unit.bytes;
         let full = events > self.limits.queue_events_max || bytes > self.limits.queue_bytes_max;
         // An empty queue takes any unit, so that one as large as the limits is not refused for ever.
@@ -152,21 +153,33 @@ impl Shared {
         }
         (state.events, state.bytes) = (events, bytes);
         state.queue.push_back(unit);
-        if state.slots_in_use == self.limits.flush_slots {
+        if !self.may_start(&state) {
             return Ok(None);
         }
         state.slots_in_use += 1;
         Ok(Some(Slot {
             shared: Arc::clone(self),
             held: true,
+            events: 0,
         }))
+    }
+
+    /// Whether another group may leave: a commit costs much the same whatever is in it, so the next to the one under
+    /// way waits until it is worth as much.
+    fn may_start(&self, state: &State) -> bool {
+        state.slots_in_use == 0
+            || (state.slots_in_use < self.limits.flush_slots && state.events >= state.events_under_way)
     }
 
     /// The next group, or `None` when the queue is empty, and then the slot is given back under the same lock:
     /// no append can slip in between and find neither a free slot nor anyone to take it along.
     fn next_group(&self, slot: &mut Slot) -> Option<Vec<Unit>> {
         let mut state = self.lock();
-        if state.queue.is_empty() {
+        state.events_under_way -= std::mem::take(&mut slot.events);
+        state.slots_in_use -= 1;
+        let goes_on = !state.queue.is_empty() && self.may_start(&state);
+        state.slots_in_use += 1;
+        if !goes_on {
             slot.release(&mut state);
             return None;
         }
@@ -176,12 +189,14 @@ impl Shared {
             let Some(unit) = state.queue.pop_front() else {
                 break;
             };
-            events += unit.appends.len();
+            events += unit.appends.events.len();
             bytes += unit.bytes;
             group.push(unit);
         }
         state.events -= events;
         state.bytes -= bytes;
+        state.events_under_way += events;
+        slot.events = events;
         Some(group)
     }
 
@@ -204,12 +219,15 @@ impl Shared {
 struct Slot {
     shared: Arc<Shared>,
     held: bool,
+    /// Of the group under way.
+    events: usize,
 }
 
 impl Slot {
     fn release(&mut self, state: &mut State) {
         self.held = false;
         state.slots_in_use -= 1;
+        state.events_under_way -= std::mem::take(&mut self.events);
         self.shared.slot_released.notify_waiters();
     }
 }
@@ -223,32 +241,33 @@ impl Drop for Slot {
     }
 }
 
-/// Sends groups to the store until the queue is empty.
+/// Sends groups to the store until none may leave.
 async fn flush(mut slot: Slot) {
     let shared = Arc::clone(&slot.shared);
-    while let Some(group) = shared.next_group(&mut slot) {
+    loop {
+        // Requests that have arrived already come along; where there are none, this costs next to nothing.
+        tokio::task::yield_now().await;
+        let Some(group) = shared.next_group(&mut slot) else {
+            return;
+        };
         store_group(&shared, group).await;
     }
 }
 
 async fn store_group(shared: &Shared, group: Vec<Unit>) {
-    let store = shared.store.as_ref();
-    let batch: Vec<Append> = group
-        .iter()
-        .flat_map(|unit| unit.appends.iter().cloned())
-        .collect();
-    let count = batch.len();
+    let count = group.iter().map(|unit| unit.appends.events.len()).sum();
     let bytes = group.iter().map(|unit| unit.bytes).sum();
     let origins = group.iter().filter_map(|unit| unit.origin.as_ref());
     let span = spans::flush(count, bytes, origins);
     let started = Instant::now();
-    let appended = append(store, batch).instrument(span).await;
-    metrics().flushed(count, appended.is_ok(), started.elapsed());
-    match appended {
+    let appends: Vec<&Appends> = group.iter().map(|unit| &unit.appends).collect();
+    let committed = shared.committer.commit(&appends).instrument(span).await;
+    metrics().flushed(count, committed.is_ok(), started.elapsed());
+    match committed {
         Ok(outcomes) => {
             let mut outcomes = outcomes.into_iter();
             for unit in group {
-                let own = outcomes.by_ref().take(unit.appends.len()).collect();
+                let own = outcomes.by_ref().take(unit.appends.events.len()).collect();
                 unit.answer(Ok(own));
             }
         }
@@ -267,30 +286,13 @@ async fn store_group(shared: &Shared, group: Vec<Unit>) {
 async fn drive_each(shared: &Shared, group: Vec<Unit>) {
     let mut units = group.into_iter();
     while let Some(unit) = units.next() {
-        match append(shared.store.as_ref(), unit.appends.clone()).await {
+        match shared.committer.commit(&[&unit.appends]).await {
             Err(error) if error.kind() == Kind::Unavailable => {
                 let rest = std::iter::once(unit).chain(units).collect();
                 return shared.fail(rest, error);
             }
             outcome => unit.answer(outcome),
         }
-    }
-}
-
-/// [`Store::append`], with one outcome an event whatever the store does: units that wait behind a panic would
-/// otherwise wait for ever.
-async fn append(store: &dyn Store, batch: Vec<Append>) -> Outcomes {
-    let count = batch.len();
-    match AssertUnwindSafe(store.append(batch)).catch_unwind().await {
-        Ok(Ok(outcomes)) if outcomes.len() != count => Err(Error::new(
-            Kind::Internal,
-            "the store lost count of a group of appends",
-        )),
-        Ok(outcomes) => outcomes,
-        Err(_panic) => Err(Error::new(
-            Kind::Internal,
-            "the store panicked over a group of appends",
-        )),
     }
 }
 

@@ -46,11 +46,11 @@ impl Service {
     async fn end_if_idle(&self, key: &SessionKey, idle_since: Timestamp) -> Result<bool> {
         let catalog = self.archive()?.catalog();
         let (of, now) = (key.clone(), self.clock.now());
-        let end = async move |_: Self, _| match catalog.end_if_idle(&of, idle_since, IDLE_REASON, now).await {
+        let end = async move |_: Self| match catalog.end_if_idle(&of, idle_since, IDLE_REASON, now).await {
             Err(error) if error.is_of_session() => Ok(None),
             outcome => outcome,
         };
-        let ended = self.write(key, 0, end, writing::of_ended_idle).await?;
+        let ended = self.write(key, end, writing::of_ended_idle).await?;
         Ok(ended.is_some())
     }
 }

@@ -8,7 +8,7 @@
 //! - [`idle`]: ends the ones that nobody ended.
 //! - [`events`]: append and read events.
 //! - [`reading`], [`writing`]: what the cache has to do with either.
-//! - [`group_commit`]: makes concurrent appends share the store's commits.
+//! - [`group_commit`]: makes concurrent appends share the store's commits; [`commit`]: one such.
 //! - [`watch`]: how the backends are.
 //! - [`clock`]: the time, and sequence numbers from it.
 
@@ -24,6 +24,7 @@ use crate::{
 };
 
 pub mod clock;
+pub mod commit;
 pub mod events;
 pub mod group_commit;
 pub mod idle;
@@ -34,6 +35,7 @@ pub mod writing;
 
 pub use crate::cache::Health;
 pub use clock::Clock;
+pub use commit::Appends;
 pub use group_commit::{GroupCommit, GroupLimits};
 pub use idle::IDLE_REASON;
 use watch::Watch;
@@ -86,13 +88,20 @@ pub struct EventsPage {
 
 impl Service {
     pub fn new(store: Arc<dyn Store>, cache: Arc<dyn Cache>, limits: Limits) -> Self {
+        let clock = Arc::new(Clock::default());
+        let appends = GroupCommit::new(
+            Arc::clone(&store),
+            Arc::clone(&cache),
+            Arc::clone(&clock),
+            limits.groups.clone(),
+        );
         Self {
-            appends: GroupCommit::new(Arc::clone(&store), limits.groups.clone()),
+            appends,
             fills: Arc::new(Semaphore::new(limits.cache_fills_max)),
             store,
             cache,
             archive: None,
-            clock: Arc::new(Clock::default()),
+            clock,
             watch: Arc::default(),
             limits: Arc::new(limits),
         }

@@ -25,8 +25,8 @@ impl Service {
         let key = SessionKey::new(tenant.clone(), id.clone());
         let session = Session::opened(new, id, now);
         let tenant = tenant.clone();
-        let open = async move |service: Self, _| service.store.open(&tenant, session, now).await;
-        self.write(&key, 0, open, writing::of_opened).await
+        let open = async move |service: Self| service.store.open(&tenant, session, now).await;
+        self.write(&key, open, writing::of_opened).await
     }
 
     /// A session by itself.
@@ -63,16 +63,16 @@ impl Service {
         expected: &Expected,
     ) -> Result<Session> {
         let (of, patch, expected) = (key.clone(), patch.clone(), expected.clone());
-        let patch = async move |service: Self, _| service.store.patch(&of, &patch, &expected).await;
-        self.write(key, 0, patch, writing::of_changed).await
+        let patch = async move |service: Self| service.store.patch(&of, &patch, &expected).await;
+        self.write(key, patch, writing::of_changed).await
     }
 
     /// Ends a session; the first call decides, later ones give its outcome.
     #[instrument(target = "otel", level = "trace", skip_all)]
     pub async fn complete(&self, key: &SessionKey, end: &End) -> Result<Session> {
         let (of, end, now) = (key.clone(), end.clone(), self.clock.now());
-        let end = async move |service: Self, _| service.store.end(&of, &end, now).await;
-        self.write(key, 0, end, writing::of_changed).await
+        let end = async move |service: Self| service.store.end(&of, &end, now).await;
+        self.write(key, end, writing::of_changed).await
     }
 
     /// Erases a session with all it holds; repeating it is fine.
@@ -81,11 +81,11 @@ impl Service {
         let tombstone_ms = i64::try_from(self.limits.tombstone.as_millis()).unwrap_or(i64::MAX);
         let forget_at = self.clock.now().saturating_add_ms(tombstone_ms);
         let of = key.clone();
-        let erase = async move |service: Self, _| match service.store.erase(&of, forget_at).await {
+        let erase = async move |service: Self| match service.store.erase(&of, forget_at).await {
             Err(error) if error.kind() == Kind::SessionErased => Ok(()),
             outcome => outcome,
         };
-        self.write(key, 0, erase, writing::of_erased).await?;
+        self.write(key, erase, writing::of_erased).await?;
         if let Some(archive) = &self.archive
             && let Err(error) = archive.note_erasure(key).await
         {

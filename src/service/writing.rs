@@ -5,20 +5,18 @@ use tracing::Instrument;
 use super::Service;
 use crate::{
     cache::Change,
-    domain::{Appended, Error, Kind, Result, Session, SessionKey},
+    domain::{Error, Kind, Result, Session, SessionKey},
     store::Opened,
 };
 
 impl Service {
-    /// Runs a write to a session. `work` gets the first of the `events` sequence numbers asked for, where the cache gives
-    /// them; `change` says what its outcome means for the session.
+    /// Runs a write to a session, other than an append; `change` says what its outcome means for the session.
     ///
     /// A caller that goes away changes nothing: the write, and what the cache must be told of it, go on without it.
     pub(super) async fn write<T, W>(
         &self,
         key: &SessionKey,
-        events: usize,
-        work: impl FnOnce(Self, Option<i64>) -> W + Send + 'static,
+        work: impl FnOnce(Self) -> W + Send + 'static,
         change: fn(&T) -> Change<'_>,
     ) -> Result<T>
     where
@@ -27,8 +25,8 @@ impl Service {
     {
         let (service, key) = (self.clone(), key.clone());
         let writing = async move {
-            let begun = service.cache.begin(&key, events).await;
-            let outcome = work(service.clone(), begun.first_seq).await;
+            let begun = service.cache.begin(&key, 0).await;
+            let outcome = work(service.clone()).await;
             let change = match &outcome {
                 Ok(value) => change(value),
                 Err(error) => of_failure(error),
@@ -43,7 +41,7 @@ impl Service {
 }
 
 /// What a write that failed so means for its session.
-fn of_failure(error: &Error) -> Change<'static> {
+pub(super) fn of_failure(error: &Error) -> Change<'static> {
     match error.kind() {
         // It may be in the store all the same, now or soon.
         Kind::Unavailable | Kind::Internal => Change::Unknown,
@@ -74,13 +72,4 @@ pub(super) fn of_ended_idle(ended: &Option<Session>) -> Change<'_> {
 /// What erasing a session means for it.
 pub(super) fn of_erased((): &()) -> Change<'_> {
     Change::Replaced
-}
-
-/// What the outcomes of a batch mean for its session.
-pub(super) fn of_appends(outcomes: &[Result<Appended>]) -> Change<'_> {
-    let failures = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
-    let worst = failures
-        .map(of_failure)
-        .find(|change| !matches!(change, Change::Nothing));
-    worst.unwrap_or(Change::Events(outcomes))
 }

@@ -11,11 +11,12 @@ use std::{
 
 use async_trait::async_trait;
 use colloquy::{
+    cache::NoCache,
     domain::{
         Appended, End, Error, Event, EventId, EventQuery, Expected, Kind, NewEvent, Page, Result, Session,
         SessionKey, SessionPatch, SessionQuery, Tenant, Timestamp,
     },
-    service::{GroupCommit, GroupLimits},
+    service::{Appends, GroupCommit, GroupLimits},
     store::{Append, HotEvent, HotEvents, Opened, Store, Upkeep},
 };
 use futures_util::FutureExt;
@@ -172,26 +173,29 @@ const LIMITS: GroupLimits = GroupLimits {
     flush_slots: 1,
 };
 
-fn append_of(id: &str, payload: &str) -> Append {
+fn event_of(id: &str, payload: &str) -> NewEvent {
     let text = format!(r#"{{"eventId":"{id}","type":"system","payload":{{"text":"{payload}"}}}}"#);
-    Append {
+    NewEvent::read(text.as_bytes(), "").expect("an event")
+}
+
+fn appends(events: Vec<NewEvent>) -> Appends {
+    Appends {
         key: SessionKey::new(Tenant::default(), "s".parse().expect("an id")),
-        event: NewEvent::read(text.as_bytes(), "").expect("an event"),
+        events: events.into(),
         now: Timestamp::EPOCH,
-        seq: 1,
     }
 }
 
 /// The events of one request.
-fn unit(ids: &[&str]) -> Vec<Append> {
-    ids.iter().map(|id| append_of(id, "")).collect()
+fn unit(ids: &[&str]) -> Appends {
+    appends(ids.iter().map(|id| event_of(id, "")).collect())
 }
 
 type Outcomes = Result<Vec<Result<Appended>>>;
 type Waiting = Pin<Box<dyn Future<Output = Outcomes> + Send>>;
 
 /// Hands the unit over; what comes back is to be awaited for its outcome.
-fn hand_over(commit: &GroupCommit, unit: Vec<Append>) -> Waiting {
+fn hand_over(commit: &GroupCommit, unit: Appends) -> Waiting {
     let commit = commit.clone();
     let mut waiting: Waiting = Box::pin(async move { commit.append(unit).await });
     assert!(
@@ -223,7 +227,12 @@ async fn fails_with(waiting: Waiting, kind: Kind) {
 
 /// A group commit whose only slot is taken by the unit `first`, which waits at the gate.
 async fn busy(store: &Arc<Scripted>, limits: GroupLimits) -> (GroupCommit, Waiting) {
-    let commit = GroupCommit::new(Arc::clone(store) as Arc<dyn Store>, limits);
+    let commit = GroupCommit::new(
+        Arc::clone(store) as Arc<dyn Store>,
+        Arc::new(NoCache),
+        Arc::default(),
+        limits,
+    );
     let first = hand_over(&commit, unit(&["first"]));
     store.entered().await;
     (commit, first)
@@ -289,7 +298,7 @@ async fn a_group_is_bounded_in_bytes_too() {
         ..LIMITS
     };
     let (commit, first) = busy(&store, limits).await;
-    let large = || vec![append_of("large", &"x".repeat(600))];
+    let large = || appends(vec![event_of("large", &"x".repeat(600))]);
     let waiting = [hand_over(&commit, large()), hand_over(&commit, large())];
     store.open_gate();
     is_stored(first, &["first"]).await;
@@ -450,7 +459,9 @@ async fn a_full_queue_refuses_and_takes_again_once_there_is_room() {
     let waiting = hand_over(&commit, unit(&["a", "b"]));
     let too_many = commit.append(unit(&["c", "d"])).await;
     assert_eq!(too_many.expect_err("full").kind(), Kind::Overloaded);
-    let too_large = commit.append(vec![append_of("large", &"x".repeat(1_000))]).await;
+    let too_large = commit
+        .append(appends(vec![event_of("large", &"x".repeat(1_000))]))
+        .await;
     assert_eq!(too_large.expect_err("full").kind(), Kind::Overloaded);
     let last = hand_over(&commit, unit(&["e"]));
     store.open_gate();

@@ -7,10 +7,13 @@
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use redis::{
-    AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, Value, aio::MultiplexedConnection,
-    cluster::ClusterClient, cluster_async::ClusterConnection, io::tcp::TcpSettings,
+    AsyncConnectionConfig, Client, IntoConnectionInfo, Pipeline, RedisError, ServerErrorKind, Value,
+    aio::MultiplexedConnection, cluster::ClusterClient, cluster_async::ClusterConnection,
+    io::tcp::TcpSettings,
 };
+use tokio::time::timeout;
 
 /// The cache, as a URL names it: `redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]`, `rediss://` for TLS, and for a
 /// cluster `redis-cluster://` or `rediss-cluster://` with one node or several, separated by commas.
@@ -156,6 +159,16 @@ pub enum Fault {
 }
 
 impl Fault {
+    fn of(error: RedisError) -> Self {
+        if error.is_timeout() {
+            Self::TimedOut
+        } else if error.is_io_error() {
+            Self::Lost(error)
+        } else {
+            Self::Refused(error)
+        }
+    }
+
     /// What telemetry calls it.
     pub(super) fn name(&self) -> &'static str {
         match self {
@@ -178,6 +191,11 @@ pub trait Link: Send + Sync + 'static {
 pub trait Wire: Send + Sync {
     /// Runs a script. Bounded in time.
     async fn call(&self, call: Call<'_>) -> Result<Value, Fault>;
+
+    /// Runs scripts side by side; gives what came of each, in their order. All together are bounded in time as one is.
+    async fn call_all(&self, calls: Vec<Call<'_>>) -> Vec<Result<Value, Fault>> {
+        join_all(calls.into_iter().map(|call| self.call(call))).await
+    }
 }
 
 /// Real connections.
@@ -242,7 +260,7 @@ impl RedisLink {
 #[async_trait]
 impl Link for RedisLink {
     async fn connect(&self) -> Result<Arc<dyn Wire>, Fault> {
-        let opened = tokio::time::timeout(self.connect_time_max(), self.open()).await;
+        let opened = timeout(self.connect_time_max(), self.open()).await;
         Ok(Arc::new(RedisWire {
             connection: opened.map_err(|_| Fault::TimedOut)?.map_err(Fault::Lost)?,
             call_time_max: self.call_time_max,
@@ -281,13 +299,52 @@ impl Wire for RedisWire {
                 Connection::Cluster(mut connection) => invocation.invoke_async(&mut connection).await,
             }
         };
-        match tokio::time::timeout(self.call_time_max, run).await {
-            Ok(Ok(value)) => Ok(value),
+        match timeout(self.call_time_max, run).await {
+            Ok(outcome) => outcome.map_err(Fault::of),
             Err(_) => Err(Fault::TimedOut),
-            Ok(Err(error)) if error.is_timeout() => Err(Fault::TimedOut),
-            Ok(Err(error)) if error.is_io_error() => Err(Fault::Lost(error)),
-            Ok(Err(error)) => Err(Fault::Refused(error)),
         }
+    }
+
+    /// One message to a single Redis, whatever the number of calls; a cluster's nodes are each sent their own.
+    async fn call_all(&self, calls: Vec<Call<'_>>) -> Vec<Result<Value, Fault>> {
+        let connection = match &self.connection {
+            Connection::Single(connection) if calls.len() > 1 => connection,
+            _ => return join_all(calls.into_iter().map(|call| self.call(call))).await,
+        };
+        let mut pipeline = Pipeline::with_capacity(calls.len());
+        for call in &calls {
+            let script = self.scripts.get(call.script);
+            let command = pipeline.cmd("EVALSHA");
+            command.arg(script.get_hash()).arg(call.keys.len()).arg(call.keys);
+            command.arg(&call.args);
+        }
+        let mut connection = connection.clone();
+        let sent = connection.send_packed_commands(&pipeline, 0, calls.len());
+        let values = match timeout(self.call_time_max, sent).await {
+            Ok(Ok(values)) if values.len() == calls.len() => values,
+            outcome => {
+                let failed = |_| {
+                    Err(match &outcome {
+                        Ok(Ok(_)) => Fault::Senseless,
+                        Ok(Err(error)) => Fault::of(error.clone()),
+                        Err(_) => Fault::TimedOut,
+                    })
+                };
+                return calls.iter().map(failed).collect();
+            }
+        };
+        let mut results = Vec::with_capacity(calls.len());
+        for (call, value) in calls.into_iter().zip(values) {
+            results.push(match value {
+                // It has not seen this script yet: one call makes it known.
+                Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript) => {
+                    self.call(call).await
+                }
+                Value::ServerError(error) => Err(Fault::Refused(error.into())),
+                value => Ok(value),
+            });
+        }
+        results
     }
 }
 

@@ -25,25 +25,24 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{
-    Begun, Cache, Change, Found, Health, Lease, Lookup, Place, Query, Rendered,
-    pages::{Kept, Pages, Stamp},
-};
+use super::{Begun, Cache, Change, Found, Health, Lease, Lookup, Place, Query, Rendered, pages::Pages};
 use crate::{
-    domain::{Appended, Error, EventFilter, Kind, Limit, Order, Result, Session, SessionKey, Status},
+    domain::{Appended, Error, Kind, Limit, Result, Session, SessionKey, Status},
     telemetry::calls::{self, System},
 };
 
 mod entry;
 pub mod link;
-mod outcomes;
+mod outcome;
+mod reading;
+mod tokens;
 mod vouching;
 
-use entry::Answer;
 pub use link::RedisUrl;
 use link::{Call, Fault, Link, RedisLink, Script, Wire};
-use outcomes::{Counts, Outcome};
-use vouching::{Doubt, Terms, View, Vouching};
+use outcome::{Counts, Outcome};
+use tokens::Tokens;
+use vouching::{Terms, Vouching};
 
 /// A replica vouches this many times while one word of it lasts.
 const VOUCHES_A_LEASE: u32 = 5;
@@ -104,6 +103,7 @@ pub struct RedisCache {
     vouching: Arc<Vouching>,
     options: RedisOptions,
     pages: Pages,
+    tokens: Tokens,
     counts: Counts,
     duties: JoinHandle<()>,
 }
@@ -124,6 +124,7 @@ impl RedisCache {
             unmarked_max: options.unmarked_max,
         };
         let replica = Uuid::new_v4().simple().to_string();
+        let tokens = Tokens::of(&replica);
         let vouching = Arc::new(Vouching::new(replica, &options.prefix, terms));
         // The first round before anything is written: a replica that the others don't know of can't warn them.
         // Failing that, it goes without, and has said so.
@@ -137,6 +138,7 @@ impl RedisCache {
             vouching,
             pages: Pages::new(options.pages_bytes_max),
             options,
+            tokens,
             counts: Counts::default(),
             duties,
         }
@@ -161,6 +163,34 @@ impl RedisCache {
         Ok(text.unwrap_or_default())
     }
 
+    /// What came of each call, in their order.
+    async fn call_all(&self, wire: &dyn Wire, script: Script, calls: Vec<Call<'_>>) -> Vec<Option<Value>> {
+        let made = async {
+            let mut results = wire.call_all(calls).await;
+            // Those that are told together are counted together; one that failed stands for all.
+            match results.iter().position(Result::is_err) {
+                Some(at) => {
+                    let fault = std::mem::replace(&mut results[at], Ok(Value::Nil));
+                    let mut values: Vec<_> = results.into_iter().map(Result::ok).collect();
+                    values[at] = None;
+                    Err((fault.err().unwrap_or(Fault::Senseless), values))
+                }
+                None => Ok(results.into_iter().map(Result::ok).collect()),
+            }
+        };
+        let error = |(fault, _): &(Fault, _)| fault.name();
+        match calls::database(System::Redis, script.name(), error, made).await {
+            Ok(values) => {
+                self.vouching.went_through();
+                values
+            }
+            Err((fault, values)) => {
+                self.vouching.failed(&fault);
+                values
+            }
+        }
+    }
+
     async fn call(&self, wire: &dyn Wire, call: Call<'_>) -> Option<Value> {
         let name = call.script.name();
         match calls::database(System::Redis, name, Fault::name, wire.call(call)).await {
@@ -180,55 +210,8 @@ impl RedisCache {
         ms(self.options.age_max + self.options.write_time_max)
     }
 
-    /// Asks for what `query` wants, with the tag of the copy that this process has of it, or nothing.
-    async fn ask(
-        &self,
-        view: &View,
-        key: &SessionKey,
-        query: &Query,
-        token: &str,
-        tag: &[u8],
-    ) -> Option<Answer> {
-        let shape = &query.shape;
-        let (score, beginning) = match &shape.after {
-            Some(after) => (
-                entry::score(after.timestamp),
-                entry::beginning(after.seq, &after.id),
-            ),
-            None => (String::new(), String::new()),
-        };
-        let args = vec![
-            view.generation.clone().into_bytes(),
-            match shape.order {
-                Order::Ascending => "asc".into(),
-                Order::Descending => "desc".into(),
-            },
-            number(shape.limit.get()),
-            score.into_bytes(),
-            beginning.into_bytes(),
-            query.min_seq.map_or_else(Vec::new, number),
-            token.into(),
-            ms(self.options.fill_time_max),
-            flag(shape.session),
-            tag.to_vec(),
-        ];
-        let call = Call {
-            script: Script::Read,
-            keys: &entry::keys(&self.options.prefix, key),
-            args,
-        };
-        let answer = Answer::read(self.call(view.wire.as_ref(), call).await?);
-        if answer.is_none() {
-            self.vouching.failed(&Fault::Senseless);
-        }
-        answer
-    }
-
-    /// Tells Redis how a marked write ended; whether it heard.
-    async fn tell(&self, begun: &Begun, keys: &[String], change: Change<'_>) -> bool {
-        let Some(wire) = self.vouching.wire() else {
-            return false;
-        };
+    /// What Redis is told of how a marked write ended.
+    fn ending(&self, begun: &Begun, change: Change<'_>) -> Vec<Vec<u8>> {
         let mut args = vec![begun.token.clone().into_bytes()];
         match change {
             Change::Replaced => args.push("drop".into()),
@@ -239,15 +222,25 @@ impl RedisCache {
                 args.push("session".into());
                 args.extend(shown(session));
             }
-            Change::Events(outcomes) => {
-                let appended = outcomes.iter().filter_map(|outcome| outcome.as_ref().ok());
-                self.push_events(&mut args, &appended.collect::<Vec<_>>());
-            }
+            Change::Events(events) => self.push_events(&mut args, events),
         }
-        let script = Script::Finish;
-        self.call(wire.as_ref(), Call { script, keys, args })
-            .await
-            .is_some()
+        args
+    }
+
+    /// Tells Redis how marked writes ended; whether it heard of each.
+    async fn tell<'a>(&self, told: &'a [(Begun, Vec<String>, Change<'_>)]) -> Vec<bool> {
+        let wire = match self.vouching.wire() {
+            Some(wire) if !told.is_empty() => wire,
+            _ => return vec![false; told.len()],
+        };
+        let call = |write: &'a (Begun, Vec<String>, Change<'_>)| Call {
+            script: Script::Finish,
+            keys: &write.1,
+            args: self.ending(&write.0, write.2),
+        };
+        let calls = told.iter().map(call).collect();
+        let values = self.call_all(wire.as_ref(), Script::Finish, calls).await;
+        values.iter().map(Option::is_some).collect()
     }
 
     fn push_events(&self, args: &mut Vec<Vec<u8>>, events: &[&Appended]) {
@@ -273,105 +266,86 @@ impl RedisCache {
 #[async_trait]
 impl Cache for RedisCache {
     async fn begin(&self, key: &SessionKey, events: usize) -> Begun {
-        let token = Uuid::new_v4().simple().to_string();
-        let answer = match self.vouching.wire() {
-            Some(wire) => {
-                let args = vec![
-                    token.clone().into_bytes(),
-                    number(self.options.write_time_max.as_micros()),
-                    number(events.max(1)),
-                    self.keys_live_ms(),
-                ];
-                let call = Call {
-                    script: Script::Begin,
-                    keys: &entry::keys(&self.options.prefix, key),
-                    args,
-                };
-                self.call(wire.as_ref(), call).await.and_then(begun)
-            }
-            None => None,
-        };
-        Begun {
-            key: key.clone(),
-            token,
-            marked: answer.is_some(),
-            cached: answer.is_some_and(|(_, cached)| cached),
-            first_seq: answer.map(|(first, _)| first),
-            nth: 0,
-        }
+        let begun = self.begin_all(&[(key.clone(), events)]).await.pop();
+        begun.unwrap_or_else(|| Begun::unmarked(key.clone(), self.tokens.next()))
     }
 
     async fn finish(&self, begun: Begun, change: Change<'_>) {
-        let keys = entry::keys(&self.options.prefix, &begun.key);
-        match change {
-            // The token stays until the writer counts as dead, and takes the entry with it: until then it may yet come to
-            // something.
-            Change::Unknown if begun.marked => return,
-            Change::Nothing if !begun.marked => return,
-            _ if begun.marked && self.tell(&begun, &keys, change).await => return,
-            Change::Nothing => return,
-            _ => {}
+        self.finish_all(vec![(begun, change)]).await;
+    }
+
+    async fn begin_all(&self, writes: &[(SessionKey, usize)]) -> Vec<Begun> {
+        let mut begun: Vec<Begun> = writes
+            .iter()
+            .map(|(key, _)| Begun::unmarked(key.clone(), self.tokens.next()))
+            .collect();
+        let Some(wire) = self.vouching.wire() else {
+            return begun;
+        };
+        let keys: Vec<_> = writes
+            .iter()
+            .map(|(key, _)| entry::keys(&self.options.prefix, key))
+            .collect();
+        let calls = begun
+            .iter()
+            .zip(writes)
+            .zip(&keys)
+            .map(|((begun, (_, events)), keys)| Call {
+                script: Script::Begin,
+                keys,
+                args: vec![
+                    begun.token.clone().into_bytes(),
+                    number(self.options.write_time_max.as_micros()),
+                    number((*events).max(1)),
+                    self.keys_live_ms(),
+                ],
+            });
+        let answers = self.call_all(wire.as_ref(), Script::Begin, calls.collect()).await;
+        for (begun, answer) in begun.iter_mut().zip(answers) {
+            if let Some((first_seq, cached)) = answer.and_then(marked) {
+                begun.marked = true;
+                begun.cached = cached;
+                begun.first_seq = Some(first_seq);
+            }
         }
-        let write = self.vouching.unmarked(keys, begun.token);
-        if !matches!(change, Change::Unknown) {
+        begun
+    }
+
+    async fn finish_all(&self, ended: Vec<(Begun, Change<'_>)>) {
+        let (mut told, mut unmarked) = (Vec::new(), Vec::new());
+        for (begun, change) in ended {
+            let keys = entry::keys(&self.options.prefix, &begun.key);
+            match change {
+                // The token stays until the writer counts as dead, and takes the entry with it: until then it may yet
+                // come to something.
+                Change::Unknown if begun.marked => {}
+                Change::Nothing if !begun.marked => {}
+                _ if begun.marked => told.push((begun, keys, change)),
+                _ => unmarked.push((begun, keys, change)),
+            }
+        }
+        let heard = self.tell(&told).await;
+        let unheard = told.into_iter().zip(heard).filter(|(_, heard)| !heard);
+        unmarked.extend(
+            unheard
+                .map(|(write, _)| write)
+                .filter(|(_, _, change)| !matches!(change, Change::Nothing)),
+        );
+        // All of them are remembered before any is waited for.
+        let mut awaited = Vec::new();
+        for (begun, keys, change) in unmarked {
+            let write = self.vouching.unmarked(keys, begun.token);
+            if !matches!(change, Change::Unknown) {
+                awaited.push(write);
+            }
+        }
+        for write in awaited {
             self.vouching.acknowledgeable(write).await;
         }
     }
 
     async fn read(&self, key: &SessionKey, query: &Query) -> Lookup {
-        if query.shape.filter != EventFilter::default() {
-            self.counts.count(Outcome::Filtered);
-            return Lookup::Bypass;
-        }
-        let view = match self.vouching.view() {
-            Ok(view) => view,
-            Err(doubt) => {
-                self.counts.count(match doubt {
-                    Doubt::Unreachable => Outcome::Unreachable,
-                    Doubt::Suspended => Outcome::Suspended,
-                });
-                return Lookup::Bypass;
-            }
-        };
-        // Held while Redis is asked: what it calls the same is this very copy, whatever is kept meanwhile.
-        let copy = self.pages.get(key, &query.shape);
-        let tag = match &copy {
-            Some(Kept {
-                stamp: Stamp::Entry(tag),
-                ..
-            }) => tag.as_ref(),
-            _ => &[],
-        };
-        let token = match query.fill {
-            true => Uuid::new_v4().simple().to_string(),
-            false => String::new(),
-        };
-        let answer = self.ask(&view, key, query, &token, tag).await;
-        let (outcome, lookup) = match (answer, copy) {
-            (Some(Answer::Same), Some(copy)) => (Outcome::HitCopy, Lookup::Same(copy.rendered)),
-            (Some(Answer::Hit { page, tag }), _) => {
-                let place = self
-                    .pages
-                    .has_room()
-                    .then(|| Place::new(key, &query.shape, Stamp::Entry(tag)));
-                (Outcome::Hit, Lookup::Hit { page, place })
-            }
-            (Some(Answer::Miss { granted }), _) => {
-                let lease = granted.then(|| Lease {
-                    key: key.clone(),
-                    token,
-                    generation: view.generation,
-                });
-                (Outcome::Miss, Lookup::Miss { lease, place: None })
-            }
-            (Some(Answer::Pending), _) => (Outcome::Pending, Lookup::Bypass),
-            (Some(Answer::Beyond), _) => (Outcome::Beyond, Lookup::Bypass),
-            (Some(Answer::Behind), _) => (Outcome::Behind, Lookup::Bypass),
-            // The script says "same" to nobody who has no copy.
-            (Some(Answer::Same) | None, _) => (Outcome::Unreachable, Lookup::Bypass),
-        };
-        self.counts.count(outcome);
-        lookup
+        self.look_up(key, query).await
     }
 
     async fn fill(&self, lease: Lease, found: Found<'_>) {
@@ -417,7 +391,11 @@ impl Cache for RedisCache {
     }
 
     fn outcomes(&self) -> Vec<(&'static str, u64)> {
-        self.counts.all()
+        let count = |outcome: Outcome| {
+            let count = self.counts.of(outcome);
+            (outcome.as_str(), count)
+        };
+        Outcome::ALL.map(count).into()
     }
 
     fn health(&self) -> Health {
@@ -459,7 +437,7 @@ async fn duties(vouching: Arc<Vouching>, link: Arc<dyn Link>, every: Duration) {
 }
 
 /// What `begin.lua` gives.
-fn begun(value: Value) -> Option<(i64, bool)> {
+fn marked(value: Value) -> Option<(i64, bool)> {
     let Value::Array(items) = value else { return None };
     let [first, cached] = items.try_into().ok()?;
     Some((entry::integer(first)?, entry::integer(cached)? == 1))

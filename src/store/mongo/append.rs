@@ -67,6 +67,7 @@ pub(super) struct Appends<'a> {
 
 impl Appends<'_> {
     pub(super) async fn append(&self, batch: &[Append]) -> Result<Vec<Outcome>> {
+        let keys: Vec<String> = batch.iter().map(|append| keys::of_session(&append.key)).collect();
         let mut outcomes: Vec<Option<Outcome>> = batch.iter().map(|_| None).collect();
         for round in 0..ROUNDS_MAX {
             let open: Vec<usize> = (0..batch.len()).filter(|&at| outcomes[at].is_none()).collect();
@@ -80,6 +81,7 @@ impl Appends<'_> {
                 call: self.call,
                 sequences: self.sequences,
                 batch,
+                keys: &keys,
                 outcomes: &mut outcomes,
                 sessions: HashMap::new(),
                 stored: HashMap::new(),
@@ -100,10 +102,12 @@ struct Group<'a> {
     call: &'a Call,
     sequences: &'a Sequences,
     batch: &'a [Append],
+    /// The session's key of each.
+    keys: &'a [String],
     /// `None` is what is still open.
     outcomes: &'a mut Vec<Option<Outcome>>,
     /// By key.
-    sessions: HashMap<String, Session>,
+    sessions: HashMap<&'a str, Session>,
     /// What was found where an event was to go.
     stored: HashMap<usize, Event>,
     /// Events whose id stands earlier in the batch, with the place of that one.
@@ -125,7 +129,7 @@ struct Insert {
     event: Event,
 }
 
-impl Group<'_> {
+impl<'a> Group<'a> {
     async fn append(mut self, open: Vec<usize>, concern: &Document, settle: Duration) -> Result<()> {
         let began = Instant::now();
         let ended = self.sort(&open).await?;
@@ -150,8 +154,8 @@ impl Group<'_> {
         self.activate(&open, concern).await
     }
 
-    fn key(&self, at: usize) -> String {
-        keys::of_session(&self.batch[at].key)
+    fn key(&self, at: usize) -> &'a str {
+        &self.keys[at]
     }
 
     fn is_open(&self, at: usize) -> bool {
@@ -169,12 +173,12 @@ impl Group<'_> {
     /// Reads how the sessions stand, and sorts the events: refused at once, told by an earlier one of the batch, new,
     /// or of an ended session; gives the last.
     async fn sort(&mut self, open: &[usize]) -> Result<Vec<usize>> {
-        let keys: Vec<String> = open.iter().map(|&at| self.key(at)).collect();
-        let standings = self.standings(keys.clone()).await?;
+        let standings = self.standings(open.iter().map(|&at| self.key(at))).await?;
         let (mut ended, mut seen) = (Vec::new(), HashMap::new());
-        for (&at, k) in open.iter().zip(keys) {
+        for &at in open {
+            let k = self.key(at);
             let Append { key, event, .. } = &self.batch[at];
-            let place = match standings.get(&k) {
+            let place = match standings.get(k) {
                 Some(Standing::Session(place)) if place.pointer.is_none() => place,
                 standing => {
                     let refusal = match standing {
@@ -186,14 +190,14 @@ impl Group<'_> {
                     continue;
                 }
             };
-            match seen.entry((k.clone(), &event.id)) {
+            match seen.entry((k, &event.id)) {
                 Entry::Occupied(first) => {
                     self.again.push((at, *first.get()));
                     continue;
                 }
                 Entry::Vacant(vacant) => vacant.insert(at),
             };
-            let events = keys::of_events(&k, place.life);
+            let events = keys::of_events(k, place.life);
             let session = self.sessions.entry(k).or_insert_with(|| Session {
                 place: place.clone(),
                 events,
@@ -209,9 +213,11 @@ impl Group<'_> {
         Ok(ended)
     }
 
-    async fn standings(&self, mut keys: Vec<String>) -> Result<HashMap<String, Standing>> {
+    async fn standings(&self, keys: impl Iterator<Item = &'a str>) -> Result<HashMap<String, Standing>> {
+        let mut keys: Vec<&str> = keys.collect();
         keys.sort_unstable();
         keys.dedup();
+        let keys = keys.into_iter().map(str::to_owned).collect();
         let standings = sessions::standings(self.call, keys).await?;
         Ok(standings.into_iter().collect())
     }
@@ -222,15 +228,13 @@ impl Group<'_> {
         if missing.is_empty() {
             return Ok(());
         }
-        let now = self
-            .standings(missing.iter().map(|&at| self.key(at)).collect())
-            .await?;
+        let now = self.standings(missing.iter().map(|&at| self.key(at))).await?;
         for at in missing {
             let k = self.key(at);
             let id = &self.batch[at].key.id;
-            let refusal = match now.get(&k) {
+            let refusal = match now.get(k) {
                 Some(Standing::Session(place)) if place.pointer.is_some() => refusal::session_archived(id),
-                Some(Standing::Session(place)) if place.epoch == self.sessions[&k].place.epoch => {
+                Some(Standing::Session(place)) if place.epoch == self.sessions[k].place.epoch => {
                     refusal::session_ended(id)
                 }
                 // Archived and restored, or erased: the next round finds out.
@@ -244,17 +248,17 @@ impl Group<'_> {
     /// Takes back what was said of new events that an archiver may not have met, and has their sessions looked at.
     async fn refuse_late(&mut self, concern: &Document) -> Result<()> {
         let is_new = |at: &usize| matches!(&self.outcomes[*at], Some(Ok(appended)) if !appended.replayed);
-        let new: HashMap<&String, Vec<usize>> = self
+        let new: HashMap<&str, Vec<usize>> = self
             .sessions
             .iter()
-            .map(|(k, session)| (k, session.new.iter().copied().filter(is_new).collect::<Vec<_>>()))
+            .map(|(&k, session)| (k, session.new.iter().copied().filter(is_new).collect::<Vec<_>>()))
             .filter(|(_, new)| !new.is_empty())
             .collect();
         if new.is_empty() {
             return Ok(());
         }
-        let now = self.standings(new.keys().copied().cloned().collect()).await?;
-        let is_late = |k: &String| {
+        let now = self.standings(new.keys().copied()).await?;
+        let is_late = |k: &str| {
             let then = &self.sessions[k].place;
             matches!(now.get(k), Some(Standing::Session(place)) if place.life == then.life
                 && (place.pointer.is_some() || place.epoch != then.epoch))
@@ -262,7 +266,7 @@ impl Group<'_> {
         let late: Vec<(String, Vec<usize>)> = new
             .into_iter()
             .filter(|(k, _)| is_late(k))
-            .map(|(k, places)| (k.clone(), places))
+            .map(|(k, places)| (k.to_owned(), places))
             .collect();
         for &at in late.iter().flat_map(|(_, places)| places) {
             self.outcomes[at] = Some(Err(refusal::session_archived(&self.batch[at].key.id)));
@@ -310,7 +314,7 @@ impl Group<'_> {
 
     /// The key of an event, and the key that its session's events share.
     fn names(&self, at: usize) -> (String, String) {
-        let events = &self.sessions[&self.key(at)].events;
+        let events = &self.sessions[self.key(at)].events;
         (keys::of_event(events, &self.batch[at].event.id), events.clone())
     }
 
@@ -378,7 +382,7 @@ impl Group<'_> {
             return Ok(Inserted::default());
         }
         let document = |insert: &Insert| {
-            let events = &self.sessions[&self.key(insert.at)].events;
+            let events = &self.sessions[self.key(insert.at)].events;
             documents::event(events, &insert.event, None)
         };
         let documents = inserts.iter().map(document).collect::<Result<Vec<_>>>()?;
@@ -440,11 +444,11 @@ impl Group<'_> {
             .iter()
             .filter(|&&at| matches!(&self.outcomes[at], Some(Ok(_))));
         for k in settled.map(|&at| self.key(at)) {
-            let Some(session) = self.sessions.get(&k) else {
+            let Some(session) = self.sessions.get(k) else {
                 continue;
             };
             if session.place.status == Status::Initiated {
-                activated.push((k, session.place.life));
+                activated.push((k.to_owned(), session.place.life));
             }
         }
         activated.sort_unstable_by(|a, b| a.0.cmp(&b.0));

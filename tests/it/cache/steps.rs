@@ -180,7 +180,7 @@ async fn redis_may_forget_any_key_between_any_two_steps() {
             None => None,
         };
         let event = a.append_stored(&house, "e-2", 2).await;
-        a.cache.finish(begun, Change::Events(&[Ok(event)])).await;
+        a.cache.finish(begun, Change::Events(&[&event])).await;
         if let Some((lease, session)) = late {
             let found = Found {
                 session: &session,
