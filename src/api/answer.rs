@@ -6,7 +6,10 @@
 use std::marker::PhantomData;
 
 use bytes::Bytes;
-use poem::{IntoResponse, Response, http::StatusCode};
+use poem::{
+    IntoResponse, Response,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+};
 use poem_openapi::{
     ApiResponse,
     registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
@@ -96,7 +99,7 @@ pub fn problems_of<O: Operation>() -> Vec<Code> {
 /// A success of operation `O`, rendered.
 pub struct Answer<O> {
     status: StatusCode,
-    headers: Vec<(&'static str, String)>,
+    headers: Vec<(HeaderName, HeaderValue)>,
     body: Bytes,
     operation: PhantomData<O>,
 }
@@ -129,22 +132,28 @@ impl<O: Operation> Answer<O> {
     }
 
     #[must_use]
-    pub fn header(mut self, header: Header, value: impl Into<String>) -> Self {
-        self.headers.push((header.name, value.into()));
+    pub fn header(mut self, header: Header, value: impl TryInto<HeaderValue>) -> Self {
+        // What is no header is none of ours: their values are ids, paths of ids, and numbers.
+        let name = HeaderName::from_bytes(header.name.as_bytes()).ok();
+        self.headers.extend(name.zip(value.try_into().ok()));
         self
     }
 }
 
 impl<O: Operation> IntoResponse for Answer<O> {
     fn into_response(self) -> Response {
-        let mut response = Response::builder().status(self.status);
-        for (name, value) in self.headers {
-            response = response.header(name, value);
-        }
-        if self.body.is_empty() {
-            return response.finish();
-        }
-        response.content_type(JSON).body(self.body)
+        let response = Response::builder().status(self.status);
+        let mut response = match self.body.is_empty() {
+            true => response.finish(),
+            false => {
+                let mut response = response.body(self.body);
+                let json = HeaderValue::from_static(JSON);
+                response.headers_mut().insert(header::CONTENT_TYPE, json);
+                response
+            }
+        };
+        response.headers_mut().extend(self.headers);
+        response
     }
 }
 

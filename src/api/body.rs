@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     answer::JSON,
+    envelope::RequestContext,
     problem::{Code, Problem},
     shape::{self, Schema},
 };
@@ -129,12 +130,7 @@ impl<'a, T: RequestContent> ApiExtractor<'a> for Body<T> {
         body: &mut RequestBody,
         _options: ExtractParamOptions<()>,
     ) -> Result<Self> {
-        let limits = request.data::<BodyLimits>().ok_or_else(|| {
-            Problem::new(
-                Code::Internal,
-                "the server was put together without limits for bodies",
-            )
-        })?;
+        let limits = &RequestContext::of(request)?.body;
         let encoding = content_encoding(request)?;
         let received = tokio::time::timeout(limits.wait_max, receive(body, limits)).await;
         let (bytes, room) = received.map_err(|_| {
@@ -171,9 +167,11 @@ fn content_encoding(request: &Request) -> Result<Encoding, Problem> {
         .headers()
         .get(header::CONTENT_ENCODING)
         .map(|value| value.to_str().unwrap_or("?"));
-    match name.map(str::to_ascii_lowercase).as_deref() {
-        None | Some("" | "identity") => Ok(Encoding::Identity),
-        Some("gzip" | "x-gzip") => Ok(Encoding::Gzip),
+    let is = |name: &str, known: [&str; 2]| known.iter().any(|known| name.eq_ignore_ascii_case(known));
+    match name {
+        None => Ok(Encoding::Identity),
+        Some(name) if is(name, ["", "identity"]) => Ok(Encoding::Identity),
+        Some(name) if is(name, ["gzip", "x-gzip"]) => Ok(Encoding::Gzip),
         Some(_) => Err(Problem::new(
             Code::UnsupportedMediaType,
             "the Content-Encoding is not understood; send the body as it is, or gzip",
@@ -183,6 +181,10 @@ fn content_encoding(request: &Request) -> Result<Encoding, Problem> {
 
 fn check_content_type(request: &Request, accepted: &[&str]) -> Result<(), Problem> {
     let sent = request.content_type().unwrap_or_default();
+    // What nearly everybody sends.
+    if accepted.contains(&sent) {
+        return Ok(());
+    }
     let essence = sent
         .split(';')
         .next()
@@ -231,7 +233,7 @@ async fn receive(
         return Ok((Bytes::new(), room));
     };
     let mut stream = body.into_bytes_stream();
-    let mut received = BytesMut::new();
+    let mut received = Received::default();
     let (mut length, mut refusal): (usize, _) = (0, None);
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|_| Problem::new(Code::BadRequest, "the body broke off"))?;
@@ -249,14 +251,41 @@ async fn receive(
             }
         }
         match refusal {
-            None => received.extend_from_slice(&chunk),
+            None => received.push(chunk),
             // What was kept is kept for nothing.
-            Some(_) => received = BytesMut::new(),
+            Some(_) => received = Received::default(),
         }
     }
     match refusal {
         Some(refusal) => Err(refusal),
-        None => Ok((received.freeze(), room)),
+        None => Ok((received.whole(), room)),
+    }
+}
+
+/// What came of a body so far. One that comes in one piece, as most do, is not copied.
+#[derive(Default)]
+struct Received {
+    first: Bytes,
+    all: BytesMut,
+}
+
+impl Received {
+    fn push(&mut self, chunk: Bytes) {
+        if self.first.is_empty() && self.all.is_empty() {
+            self.first = chunk;
+            return;
+        }
+        if self.all.is_empty() {
+            self.all.extend_from_slice(&std::mem::take(&mut self.first));
+        }
+        self.all.extend_from_slice(&chunk);
+    }
+
+    fn whole(self) -> Bytes {
+        match self.all.is_empty() {
+            true => self.first,
+            false => self.all.freeze(),
+        }
     }
 }
 

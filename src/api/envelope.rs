@@ -1,20 +1,24 @@
 //! What is around every request: its id, the check of its query string, one line in the log, and errors that all
 //! look the same.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    hash::{BuildHasher, RandomState},
+    panic::AssertUnwindSafe,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use futures_util::FutureExt;
 use poem::{
-    Endpoint, IntoResponse, Middleware, Request, Response, Result,
-    http::{HeaderValue, Method, header},
+    Endpoint, Request, Response, Result,
+    http::{HeaderName, HeaderValue, Method, header},
 };
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::{
-    extract::QueryString,
+    body::BodyLimits,
     problem::{Code, Problem},
-    spec::RouteTable,
+    router::{self, Operation, Route, Router},
 };
 use crate::{
     domain::{Error, FieldError, error::FAULTS_TOLD_MAX},
@@ -24,9 +28,9 @@ use crate::{
     },
 };
 
-const REQUEST_ID: &str = "X-Request-Id";
-const TRACEPARENT: &str = "traceparent";
-const TRACESTATE: &str = "tracestate";
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The status of a request whose caller hung up before there was an answer, as nginx has it; nobody is sent it.
 const ABANDONED: u16 = 499;
@@ -36,74 +40,91 @@ const REQUEST_ID_LENGTH_MAX: usize = 128;
 
 /// The request's id: the caller's own where it sent a usable one.
 #[derive(Clone)]
-pub struct RequestId(pub Arc<str>);
+pub struct RequestId(HeaderValue);
+
+impl RequestId {
+    pub fn as_str(&self) -> &str {
+        // It is made of graphic ASCII, which is what `to_str` asks for.
+        self.0.to_str().unwrap_or_default()
+    }
+}
+
+/// What is known of a request once it is matched, for whoever reads its parameters and its body. One thing and not
+/// four, because each costs a box and a place in a map.
+#[derive(Clone)]
+pub struct RequestContext {
+    pub id: RequestId,
+    pub route: &'static Route,
+    /// The query string, decoded: no name twice, none that the operation does not take.
+    pub query: Vec<(String, String)>,
+    pub body: BodyLimits,
+}
+
+impl RequestContext {
+    /// # Errors
+    /// The endpoint was called past the envelope.
+    pub fn of(request: &Request) -> Result<&Self, Problem> {
+        let missing = || Problem::new(Code::Internal, "the server was put together without an envelope");
+        request.data::<Self>().ok_or_else(missing)
+    }
+}
 
 /// Wraps the whole API.
 pub struct Envelope {
-    routes: Arc<RouteTable>,
+    /// For as long as the process runs, so that routes are labels without being copied.
+    router: &'static Router,
+    body: BodyLimits,
+    slow: Duration,
 }
 
-impl Default for Envelope {
-    fn default() -> Self {
+impl Envelope {
+    /// A request that takes longer than `slow` is logged however well it went. To be made once: the router is never
+    /// given back.
+    pub fn new(router: Router, body: BodyLimits, slow: Duration) -> Self {
         Self {
-            routes: Arc::new(RouteTable::default()),
+            router: Box::leak(Box::new(router)),
+            body,
+            slow,
         }
     }
 }
 
-impl<E: Endpoint> Middleware<E> for Envelope {
-    type Output = Enveloped<E>;
-
-    fn transform(&self, inner: E) -> Self::Output {
-        Enveloped {
-            inner,
-            routes: Arc::clone(&self.routes),
-        }
-    }
-}
-
-pub struct Enveloped<E> {
-    inner: E,
-    routes: Arc<RouteTable>,
-}
-
-impl<E: Endpoint> Endpoint for Enveloped<E> {
+impl Endpoint for Envelope {
     type Output = Response;
 
-    async fn call(&self, mut request: Request) -> Result<Response> {
+    async fn call(&self, request: Request) -> Result<Response> {
         let started = Instant::now();
         let id = request_id(&request);
         let method = known(request.method());
-        let path = request.uri().path().to_owned();
         // A path that is no route's is whatever a stranger made up: it is no label, and is not logged.
-        let route = self.routes.template(&path);
-        let traced = match is_routine(route) {
+        let route = self.router.route(request.uri().path());
+        let template = route.map(|route| route.template.as_str());
+        let routine = is_routine(template);
+        let traced = match routine {
             true => Span::none(),
-            false => spans::request(method, route, &path, caller(&request)),
+            false => spans::request(method, template, request.uri().path(), caller(&request)),
         };
         let trace_id = spans::trace_id(&traced).or_else(|| trace_id(&request).map(str::to_owned));
-        request.set_data(id.clone());
 
         // At this level so that whatever is logged has the ids, however little is.
-        let logged = tracing::error_span!(parent: &traced, "request", request_id = %id.0, trace_id);
+        let logged = tracing::error_span!(parent: &traced, "request", request_id = id.as_str(), trace_id);
         let mut exchange = Exchange {
             started,
+            slow: if routine { Duration::MAX } else { self.slow },
             method,
-            route,
+            route: template.unwrap_or("-"),
             id: &id,
             trace_id,
             traced: traced.clone(),
             status: ABANDONED,
             _active: metrics().request_active(),
         };
-        let answering = self.answer(request, &id).instrument(logged);
+        let answering = self.answer(request, route, &id).instrument(logged);
         let mut response = answering.instrument(traced.clone()).await;
         exchange.status = response.status().as_u16();
 
         let headers = response.headers_mut();
-        if let Ok(value) = HeaderValue::from_str(&id.0) {
-            headers.insert(REQUEST_ID, value);
-        }
+        headers.insert(REQUEST_ID, id.0.clone());
         // A proxy that kept an answer would serve it stale (I3).
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(value) = spans::traceparent(&traced).and_then(|text| HeaderValue::from_str(&text).ok()) {
@@ -122,8 +143,9 @@ fn is_routine(route: Option<&str>) -> bool {
 /// waits for an answer.
 struct Exchange<'a> {
     started: Instant,
+    slow: Duration,
     method: &'static str,
-    route: Option<&'a str>,
+    route: &'static str,
     id: &'a RequestId,
     trace_id: Option<String>,
     traced: Span,
@@ -134,45 +156,49 @@ struct Exchange<'a> {
 impl Drop for Exchange<'_> {
     fn drop(&mut self) {
         let (status, took) = (self.status, self.started.elapsed());
-        let route = self.route.unwrap_or("-");
         spans::answered(&self.traced, status);
-        metrics().request(self.method, route, status, took);
+        metrics().request(self.method, self.route, status, took);
         let _in_trace = self.traced.enter();
         macro_rules! log {
             ($level:ident) => {
                 tracing::$level!(
                     target: "colloquy::http",
                     method = %self.method,
-                    route,
+                    route = self.route,
                     status,
                     duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-                    request_id = %self.id.0,
+                    request_id = %self.id.as_str(),
                     trace_id = self.trace_id,
                     "request"
                 )
             };
         }
-        match is_routine(self.route) && status == 200 {
+        // A line costs as much as everything else that is done for a small request outside the store.
+        match status < 400 && took < self.slow {
             true => log!(debug),
             false => log!(info),
         }
     }
 }
 
-impl<E: Endpoint> Enveloped<E> {
+impl Envelope {
     /// The response, whatever happens.
-    async fn answer(&self, mut request: Request, id: &RequestId) -> Response {
-        let path = request.uri().path().to_owned();
-        let refuse = |problem: &Problem| problem.respond(&id.0, &self.routes.allowed(&path));
-        if let Err(problem) = self.precondition(&request) {
-            return refuse(&problem);
-        }
-        match self.query_string(&request) {
-            Ok(query) => request.set_data(query),
+    async fn answer(&self, mut request: Request, route: Option<&'static Route>, id: &RequestId) -> Response {
+        let refuse = |problem: &Problem| {
+            problem.respond(id.as_str(), route.map_or("GET, HEAD", |route| &route.allowed))
+        };
+        let Some(route) = route else {
+            return refuse(&Problem::from(&router::not_found(request.uri().path())));
+        };
+        let Some(operation) = route.operation(request.method()) else {
+            return refuse(&Problem::from(&router::not_allowed()));
+        };
+        match self.checked(&request, route, operation, id) {
+            Ok(context) => request.set_data(context),
             Err(problem) => return refuse(&problem),
         };
-        match AssertUnwindSafe(self.inner.call(request)).catch_unwind().await {
-            Ok(Ok(output)) => output.into_response(),
+        match AssertUnwindSafe(operation.call(request)).catch_unwind().await {
+            Ok(Ok(response)) => response,
             Ok(Err(error)) => match error.downcast_ref::<Problem>() {
                 Some(problem) => refuse(problem),
                 None => refuse(&Problem::from(&error)),
@@ -187,49 +213,55 @@ impl<E: Endpoint> Enveloped<E> {
         }
     }
 
-    /// Refuses `If-Match` where it is not honoured: to go on as if it had matched is what it is there to prevent.
-    fn precondition(&self, request: &Request) -> Result<(), Problem> {
-        let (method, path) = (request.method(), request.uri().path());
-        let honoured = method.is_safe() || self.routes.takes_header(method, path, "If-Match");
-        match honoured || !request.headers().contains_key(header::IF_MATCH) {
-            true => Ok(()),
-            false => {
-                Err(Error::parameter("If-Match", "is not honoured by this operation; leave it out").into())
-            }
+    /// Refuses what the operation does not take: parameters, and `If-Match` where it is not honoured, since to go on as if
+    /// it had matched is what it is there to prevent.
+    fn checked(
+        &self,
+        request: &Request,
+        route: &'static Route,
+        operation: &Operation,
+        id: &RequestId,
+    ) -> Result<RequestContext, Problem> {
+        if !operation.honours_if_match && request.headers().contains_key(header::IF_MATCH) {
+            let rule = "is not honoured by this operation; leave it out";
+            return Err(Error::parameter("If-Match", rule).into());
+        }
+        Ok(RequestContext {
+            id: id.clone(),
+            route,
+            query: query_string(request, &operation.query)?,
+            body: self.body.clone(),
+        })
+    }
+}
+
+/// Refuses parameters that the operation does not take, by name, and any that stands twice.
+fn query_string(request: &Request, known: &[String]) -> Result<Vec<(String, String)>, Problem> {
+    let Some(text) = request.uri().query().filter(|text| !text.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    let pairs: Vec<(String, String)> = form_urlencoded::parse(text.as_bytes()).into_owned().collect();
+    let mut faults = Vec::new();
+    for (at, (name, _)) in pairs.iter().enumerate() {
+        let message = if !known.contains(name) {
+            "is not a parameter of this operation"
+        } else if pairs[..at].iter().any(|(earlier, _)| earlier == name) {
+            "is given twice"
+        } else {
+            continue;
+        };
+        let field = crate::domain::json::abridged(name).into_owned();
+        faults.push(FieldError {
+            field,
+            message: message.to_owned(),
+        });
+        if faults.len() == FAULTS_TOLD_MAX {
+            break;
         }
     }
-
-    /// Refuses parameters that the operation does not take, by name, and any that stands twice.
-    fn query_string(&self, request: &Request) -> Result<QueryString, Problem> {
-        let Some(text) = request.uri().query().filter(|text| !text.is_empty()) else {
-            return Ok(QueryString::default());
-        };
-        let Some(known) = self.routes.query_names(request.method(), request.uri().path()) else {
-            return Ok(QueryString::default());
-        };
-        let pairs: Vec<(String, String)> = form_urlencoded::parse(text.as_bytes()).into_owned().collect();
-        let mut faults = Vec::new();
-        for (at, (name, _)) in pairs.iter().enumerate() {
-            let message = if !known.contains(name) {
-                "is not a parameter of this operation"
-            } else if pairs[..at].iter().any(|(earlier, _)| earlier == name) {
-                "is given twice"
-            } else {
-                continue;
-            };
-            let field = crate::domain::json::abridged(name).into_owned();
-            faults.push(FieldError {
-                field,
-                message: message.to_owned(),
-            });
-            if faults.len() == FAULTS_TOLD_MAX {
-                break;
-            }
-        }
-        match faults.is_empty() {
-            true => Ok(QueryString(pairs)),
-            false => Err(Error::of_fields(crate::domain::Kind::InvalidParameter, faults).into()),
-        }
+    match faults.is_empty() {
+        true => Ok(pairs),
+        false => Err(Error::of_fields(crate::domain::Kind::InvalidParameter, faults).into()),
     }
 }
 
@@ -238,10 +270,26 @@ fn request_id(request: &Request) -> RequestId {
         let allowed = |byte: u8| byte.is_ascii_graphic() && !b"\"\\".contains(&byte);
         (1..=REQUEST_ID_LENGTH_MAX).contains(&text.len()) && text.bytes().all(allowed)
     };
-    match request.header(REQUEST_ID).filter(usable) {
-        Some(sent) => RequestId(sent.into()),
-        None => RequestId(Uuid::now_v7().to_string().into()),
+    let sent = request.headers().get(REQUEST_ID);
+    if let Some(sent) = sent.filter(|sent| sent.to_str().ok().filter(usable).is_some()) {
+        return RequestId(sent.clone());
     }
+    let mut text = Uuid::encode_buffer();
+    let text = made_up().as_hyphenated().encode_lower(&mut text);
+    // Hexadecimal digits and hyphens are a value that every header takes.
+    RequestId(HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("-")))
+}
+
+/// A UUIDv7. Nobody needs it to be secret, so it is from keys that each thread asked the system for once; `now_v7` makes
+/// two system calls for each.
+fn made_up() -> Uuid {
+    let random = || RandomState::new().hash_one(());
+    let mut bytes = [0; 10];
+    bytes[..8].copy_from_slice(&random().to_le_bytes());
+    bytes[8..].copy_from_slice(&random().to_le_bytes()[..2]);
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid()
 }
 
 /// The method as telemetry knows it: what a stranger made up is no label.
@@ -261,14 +309,18 @@ fn known(method: &Method) -> &'static str {
 /// What the caller says of its trace.
 fn caller(request: &Request) -> Caller<'_> {
     Caller {
-        traceparent: request.header(TRACEPARENT),
-        tracestate: request.header(TRACESTATE),
+        traceparent: text(request, TRACEPARENT),
+        tracestate: text(request, TRACESTATE),
     }
+}
+
+fn text(request: &Request, name: HeaderName) -> Option<&str> {
+    request.headers().get(name)?.to_str().ok()
 }
 
 /// The trace id of a W3C `traceparent`, so that the log can be joined with the caller's traces.
 fn trace_id(request: &Request) -> Option<&str> {
-    let mut parts = request.header(TRACEPARENT)?.split('-');
+    let mut parts = text(request, TRACEPARENT)?.split('-');
     let (version, trace_id) = (parts.next()?, parts.next()?);
     let hex = |text: &str, length| text.len() == length && text.bytes().all(|b| b.is_ascii_hexdigit());
     (hex(version, 2) && hex(trace_id, 32) && trace_id.bytes().any(|b| b != b'0')).then_some(trace_id)
@@ -277,13 +329,14 @@ fn trace_id(request: &Request) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use std::{
+        collections::HashMap,
         future::pending,
         io::{self, Write},
-        sync::Mutex,
-        time::Duration,
+        sync::{Arc, Mutex},
     };
 
-    use poem::endpoint::make;
+    use poem::{EndpointExt, endpoint::make};
+    use tokio::sync::Semaphore;
 
     use super::*;
 
@@ -302,7 +355,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_whose_caller_hangs_up_is_told_of_all_the_same() {
-        let never = Envelope::default().transform(make(|_| pending::<Result<Response>>()));
+        let never = make(|_| pending::<Result<Response>>()).boxed();
+        let endpoints = HashMap::from([("/v1/sessions".to_owned(), HashMap::from([(Method::GET, never)]))]);
+        let limits = BodyLimits {
+            bytes_max: 1,
+            wait_max: Duration::MAX,
+            room: Arc::new(Semaphore::new(1)),
+        };
+        let never = Envelope::new(Router::new(endpoints, &[]), limits, Duration::MAX);
         let lines = Lines::default();
         let writer = {
             let lines = lines.clone();

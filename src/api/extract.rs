@@ -3,13 +3,18 @@
 //! poem-openapi's own extractors go through `serde_json::Value`, stop at the first fault and answer in their own
 //! words; these give the specification the same information, read the bytes once, and fail with a [`Problem`].
 
+use percent_encoding::percent_decode_str;
 use poem::{Request, RequestBody, Result, http::header};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     registry::{MetaParamIn, MetaSchema, MetaSchemaRef},
 };
 
-use super::{problem::Problem, shape};
+use super::{
+    envelope::RequestContext,
+    problem::{self, Problem},
+    shape,
+};
 use crate::domain::{
     Error, EventId, EventType, Expected, Limit, Order, SessionId, Status, Timestamp, UserId,
 };
@@ -27,10 +32,6 @@ pub trait Parameter: Sized + Send + Sync {
 pub trait PathParameter: Parameter {
     const NAME: &'static str;
 }
-
-/// The query string, as the envelope checked it: no name twice, none that the operation does not take.
-#[derive(Clone, Default)]
-pub struct QueryString(pub Vec<(String, String)>);
 
 /// A parameter of the path.
 pub struct Path<T>(pub T);
@@ -135,11 +136,16 @@ impl<'a, T: PathParameter> ApiExtractor<'a> for Path<T> {
         _body: &mut RequestBody,
         options: ExtractParamOptions<T>,
     ) -> Result<Self> {
+        let refused = |name, rule| Problem::from(Error::parameter(name, rule));
+        let route = RequestContext::of(request)?.route;
         // The route has this parameter, so it is there; the empty string stands in for what can't be: no id is empty.
-        let text = request.raw_path_param(options.name).unwrap_or_default();
-        Ok(Self(T::parse(text).map_err(|rule| {
-            Problem::from(Error::parameter(T::NAME, rule))
-        })?))
+        let text = route
+            .parameter(options.name, request.uri().path())
+            .unwrap_or_default();
+        let text = percent_decode_str(text)
+            .decode_utf8()
+            .map_err(|_| refused("path", problem::PATH_NOT_UTF8))?;
+        Ok(Self(T::parse(&text).map_err(|rule| refused(T::NAME, rule))?))
     }
 }
 
@@ -162,8 +168,8 @@ impl<'a, T: Parameter> ApiExtractor<'a> for Query<T> {
         _body: &mut RequestBody,
         options: ExtractParamOptions<T>,
     ) -> Result<Self> {
-        let query = request.data::<QueryString>().map_or(&[][..], |query| &query.0);
-        let text = query
+        let text = RequestContext::of(request)?
+            .query
             .iter()
             .find(|(name, _)| name == options.name)
             .map(|(_, value)| value.as_str());

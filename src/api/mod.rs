@@ -8,12 +8,19 @@
 //! - [`answer`]: turns both into responses and into entries of the document.
 //! - [`problem`]: failures; the only place that knows their status codes.
 //! - [`envelope`]: what is around every request: id, log line, uniform errors.
+//! - [`router`]: which operation a request is for.
 //! - [`spec`]: the OpenAPI document.
 //! - [`draining`]: what a server that was asked to stop says until it stops.
 //! - [`listener`], [`server`]: the listening socket, and what is served on it.
 
-use poem::{Endpoint, EndpointExt, Response, Route, endpoint::make_sync};
-use poem_openapi::OpenApiService;
+use std::{collections::HashMap, time::Duration};
+
+use poem::{
+    Endpoint, EndpointExt, Response,
+    endpoint::{BoxEndpoint, make_sync},
+    http::Method,
+};
+use poem_openapi::OpenApi;
 
 pub mod admin;
 pub mod answer;
@@ -24,6 +31,7 @@ pub mod extract;
 pub mod listener;
 pub mod operations;
 pub mod problem;
+pub mod router;
 pub mod routes;
 pub mod server;
 pub mod shape;
@@ -35,12 +43,18 @@ use self::{
     body::BodyLimits,
     draining::Draining,
     envelope::Envelope,
+    router::{Endpoints, Router},
     routes::{ConversationApi, HealthApi},
 };
 use crate::{domain::Tenant, service::Service, telemetry::metrics};
 
-/// The whole API over the use cases.
-pub fn endpoint(service: &Service, limits: BodyLimits, draining: Draining) -> impl Endpoint + use<> {
+/// The whole API over the use cases; what takes longer than `slow` is logged, however well it went.
+pub fn endpoint(
+    service: &Service,
+    limits: BodyLimits,
+    slow: Duration,
+    draining: Draining,
+) -> impl Endpoint + use<> {
     let apis: spec::Apis = (
         ConversationApi {
             service: service.clone(),
@@ -56,28 +70,31 @@ pub fn endpoint(service: &Service, limits: BodyLimits, draining: Draining) -> im
     );
     let document = spec::document();
     let swagger = spec::swagger_page(&document);
-    Route::new()
-        .at("/docs", fixed("text/html; charset=utf-8", swagger))
-        .at("/openapi.json", fixed(answer::JSON, document))
-        .at("/metrics", counted())
-        .nest("/", OpenApiService::new(apis, "", ""))
-        .data(limits)
-        .with(Envelope::default())
+    let mut endpoints = Endpoints::new();
+    apis.add_routes(&mut endpoints);
+    for (path, endpoint) in [
+        ("/docs", fixed("text/html; charset=utf-8", swagger)),
+        ("/openapi.json", fixed(answer::JSON, document)),
+        ("/metrics", counted()),
+    ] {
+        endpoints.insert(path.to_owned(), HashMap::from([(Method::GET, endpoint)]));
+    }
+    let router = Router::new(endpoints, &spec::Apis::meta());
+    Envelope::new(router, limits, slow)
 }
 
-/// Answers GET with the same text for ever.
-fn fixed(content_type: &'static str, text: String) -> impl Endpoint {
+/// Answers with the same text for ever.
+fn fixed(content_type: &'static str, text: String) -> BoxEndpoint<'static> {
     let text = bytes::Bytes::from(text);
-    poem::get(make_sync(move |_| {
-        Response::builder().content_type(content_type).body(text.clone())
-    }))
+    make_sync(move |_| Response::builder().content_type(content_type).body(text.clone())).boxed()
 }
 
-/// Answers GET with what the process counts.
-fn counted() -> impl Endpoint {
-    poem::get(make_sync(|_| {
+/// Answers with what the process counts.
+fn counted() -> BoxEndpoint<'static> {
+    make_sync(|_| {
         Response::builder()
             .content_type(metrics::CONTENT_TYPE)
             .body(metrics::text())
-    }))
+    })
+    .boxed()
 }

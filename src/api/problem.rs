@@ -9,12 +9,15 @@ use std::fmt;
 use poem::{
     IntoResponse, Response,
     error::{ParsePathError, ResponseError},
-    http::StatusCode,
+    http::{HeaderValue, StatusCode, header},
 };
 
 use crate::domain::{Error, FieldError, Kind, json::ObjectWriter};
 
 pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// The rule that such a path breaks.
+pub const PATH_NOT_UTF8: &str = "is not UTF-8 once it is decoded";
 
 /// Seconds after which a client may try again what failed with 503.
 pub const RETRY_AFTER_S: &str = "1";
@@ -35,6 +38,11 @@ macro_rules! codes {
             /// The word a program matches.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $code,)* }
+            }
+
+            /// Identifies the kind of problem, as RFC 9457 asks of `type`.
+            pub const fn type_uri(self) -> &'static str {
+                match self { $(Self::$name => concat!("urn:colloquy:problem:", $code),)* }
             }
 
             pub const fn title(self) -> &'static str {
@@ -68,13 +76,6 @@ codes! {
     Draining = 503 "draining" "The server is stopping";
     ArchiveUnavailable = 503 "archive-unavailable" "The archive can't be reached";
     ArchiveDamaged = 500 "archive-damaged" "The archive is damaged";
-}
-
-impl Code {
-    /// Identifies the kind of problem, as RFC 9457 asks of `type`.
-    pub fn type_uri(self) -> String {
-        format!("urn:colloquy:problem:{}", self.as_str())
-    }
 }
 
 impl From<Kind> for Code {
@@ -121,10 +122,10 @@ impl Problem {
     /// Appends the problem as JSON.
     pub fn write(&self, out: &mut Vec<u8>, request_id: &str) {
         let mut object = ObjectWriter::new(out);
-        object.text("type", &self.code.type_uri());
-        object.text("title", self.code.title());
-        object.integer("status", i64::from(self.code.status()));
-        object.text("code", self.code.as_str());
+        object.plain("type", self.code.type_uri());
+        object.plain("title", self.code.title());
+        object.integer("status", self.code.status());
+        object.plain("code", self.code.as_str());
         object.text("detail", &self.detail);
         if !self.errors.is_empty() {
             object.array("errors", &self.errors, |out, error| {
@@ -143,14 +144,25 @@ impl Problem {
         let mut body = Vec::with_capacity(256);
         self.write(&mut body, request_id);
         let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = Response::builder().status(status).content_type(CONTENT_TYPE);
+        let mut response = Response::builder().status(status).body(body);
+        let fixed = HeaderValue::from_static;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, fixed(CONTENT_TYPE));
         match self.code {
-            Code::MethodNotAllowed => response = response.header("Allow", allowed),
-            Code::UnsupportedMediaType => response = response.header("Accept-Encoding", "gzip"),
-            code if code.status() == 503 => response = response.header("Retry-After", RETRY_AFTER_S),
+            Code::MethodNotAllowed => {
+                if let Ok(allowed) = HeaderValue::from_str(allowed) {
+                    headers.insert(header::ALLOW, allowed);
+                }
+            }
+            Code::UnsupportedMediaType => {
+                headers.insert(header::ACCEPT_ENCODING, fixed("gzip"));
+            }
+            code if code.status() == 503 => {
+                headers.insert(header::RETRY_AFTER, fixed(RETRY_AFTER_S));
+            }
             _ => {}
         }
-        response.body(body)
+        response
     }
 }
 
@@ -177,7 +189,7 @@ impl From<Error> for Problem {
 impl From<&poem::Error> for Problem {
     fn from(error: &poem::Error) -> Self {
         if error.is::<ParsePathError>() {
-            return Error::parameter("path", "is not UTF-8 once it is decoded").into();
+            return Error::parameter("path", PATH_NOT_UTF8).into();
         }
         match error.status().as_u16() {
             404 => Self::new(

@@ -7,7 +7,7 @@ use super::{
     answer::{Answer, ETAG, LOCATION, Operation, REPLAYED},
     body::Body,
     draining::Draining,
-    envelope::RequestId,
+    envelope::RequestContext,
     extract::{CursorText, IfMatch, MinSeq, Path, Query},
     operations::{
         AppendEvent, AppendEvents, CompleteSession, DeleteSession, GetEvent, GetHealth, GetReadiness,
@@ -285,11 +285,11 @@ impl ConversationApi {
         #[oai(name = "sessionId")]
         session_id: Path<SessionId>,
         body: Body<EventBatch>,
-        request_id: Data<&RequestId>,
+        context: Data<&RequestContext>,
     ) -> Reply<AppendEvents> {
         let outcomes = self.append_each(&self.key(session_id), body.value).await?;
         Ok(Answer::new(StatusCode::OK, |out| {
-            wire::write_outcomes(out, outcomes, &request_id.0.0)
+            wire::write_outcomes(out, outcomes, context.id.as_str())
         }))
     }
 

@@ -40,7 +40,7 @@ use crate::telemetry::metrics::{Active, metrics};
 pub struct ServerLimits {
     /// Most connections at once; more wait in the system's backlog.
     pub connections_max: usize,
-    /// A connection on which nothing moves for this long is closed.
+    /// A connection without a request for this long is closed; one in HTTP/2 after [`Self::stalled_connection`].
     pub idle_connection: Duration,
     /// Longest from the first byte of a request to the first of its answer, and between two parts of an answer that
     /// the peer takes; a connection that is slower is cut off.
@@ -114,10 +114,10 @@ impl BoundServer {
             listener,
             address: LocalAddr(self.address.into()),
             places: Arc::new(Semaphore::new(limits.connections_max)),
+            idle: limits.idle_connection,
             stalled: limits.stalled_connection,
         };
         Server::new_with_acceptor(acceptor)
-            .idle_timeout(limits.idle_connection)
             .run_with_graceful_shutdown(endpoint, stop, Some(limits.shutdown_grace))
             .await?;
         Ok(cut_off.requests.load(Ordering::Relaxed))
@@ -168,6 +168,7 @@ struct BoundedAcceptor {
     listener: Listener,
     address: LocalAddr,
     places: Arc<Semaphore>,
+    idle: Duration,
     stalled: Duration,
 }
 
@@ -191,7 +192,7 @@ impl Acceptor for BoundedAcceptor {
                 stream.set_nodelay(true)?;
                 let connection = Connection {
                     stream,
-                    stall: Stall::new(self.stalled),
+                    stall: Stall::new(self.idle, self.stalled),
                     silence: Some(silence),
                     _place: place,
                     _counted: metrics().connection(),
@@ -224,41 +225,88 @@ struct Connection {
 /// The time by which a connection must get on. It is set anew by every write that the peer took a part of, and by the
 /// first read after one, which is where a request begins; not by the reads that follow, so that a request sent byte
 /// by byte does not hold its connection for ever.
+///
+/// poem would keep the idle time in a task of its own for each connection, woken several times a request.
 struct Stall {
-    max: Duration,
-    deadline: Pin<Box<Sleep>>,
-    in_request: bool,
+    idle: Duration,
+    stalled: Duration,
+    by: Instant,
+    /// Wakes the connection no later than `by`. It is left alone while `by` moves on, several times a request, and
+    /// set anew once it is over.
+    timer: Pin<Box<Sleep>>,
+    stage: Stage,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing was read yet.
+    New,
+    BetweenRequests,
+    InRequest,
+    /// HTTP/2, where a connection that is silent may have requests under way.
+    Multiplexed,
+}
+
+/// What a connection in HTTP/2 begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
 impl Stall {
-    fn new(max: Duration) -> Self {
+    fn new(idle: Duration, stalled: Duration) -> Self {
         Self {
-            max,
-            deadline: Box::pin(tokio::time::sleep(max)),
-            in_request: false,
+            idle,
+            stalled,
+            by: Instant::now() + idle,
+            timer: Box::pin(tokio::time::sleep(idle)),
+            stage: Stage::New,
         }
     }
 
-    fn was_read(&mut self) {
-        if !self.in_request {
-            self.in_request = true;
-            self.restart();
-        }
+    fn was_read(&mut self, bytes: &[u8]) {
+        let next = match self.stage {
+            Stage::New if bytes.starts_with(PREFACE) => Stage::Multiplexed,
+            Stage::New | Stage::BetweenRequests => Stage::InRequest,
+            Stage::InRequest => return,
+            Stage::Multiplexed => Stage::Multiplexed,
+        };
+        self.enter(next);
     }
 
     fn was_written(&mut self) {
-        self.in_request = false;
-        self.restart();
+        self.enter(match self.stage {
+            Stage::Multiplexed => Stage::Multiplexed,
+            _ => Stage::BetweenRequests,
+        });
     }
 
-    fn restart(&mut self) {
-        self.deadline.as_mut().reset(Instant::now() + self.max);
+    fn enter(&mut self, stage: Stage) {
+        self.stage = stage;
+        let time = match stage {
+            Stage::New | Stage::BetweenRequests => self.idle,
+            Stage::InRequest | Stage::Multiplexed => self.stalled,
+        };
+        self.by = Instant::now() + time;
+        if self.by < self.timer.deadline() {
+            self.timer.as_mut().reset(self.by);
+        }
     }
 
-    /// What a stream that has nothing to say says: wait, or that the time is over.
-    fn pending<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        let over = || Err(io::Error::new(io::ErrorKind::TimedOut, "the connection stalled"));
-        self.deadline.as_mut().poll(cx).map(|()| over())
+    /// Waits until the time is over.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= self.by {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(self.by);
+        }
+        Poll::Pending
+    }
+
+    /// What a stream that has nothing to say says: wait; that its peer is gone, if nothing was under way; or that the
+    /// time is over.
+    fn of_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let idle = matches!(self.stage, Stage::New | Stage::BetweenRequests);
+        self.poll_over(cx)
+            .map(|()| if idle { Ok(()) } else { Err(stalled()) })
     }
 
     fn of_write(
@@ -267,7 +315,7 @@ impl Stall {
         written: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         match written {
-            Poll::Pending => self.pending(cx),
+            Poll::Pending => self.poll_over(cx).map(|()| Err(stalled())),
             Poll::Ready(written) => {
                 self.was_written();
                 Poll::Ready(written)
@@ -276,17 +324,22 @@ impl Stall {
     }
 }
 
+fn stalled() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the connection stalled")
+}
+
 impl AsyncRead for Connection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
-            Poll::Pending => self.stall.pending(cx),
+            Poll::Pending => self.stall.of_read(cx),
             Poll::Ready(read) => {
                 self.silence = None;
-                self.stall.was_read();
+                self.stall.was_read(&buf.filled()[before..]);
                 Poll::Ready(read)
             }
         }

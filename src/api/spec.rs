@@ -1,11 +1,11 @@
-//! The OpenAPI document, and what else is known from it: which parameters a route takes and which methods a path.
+//! The OpenAPI document.
 
 use std::collections::HashMap;
 
 use poem::{endpoint::BoxEndpoint, http::Method};
 use poem_openapi::{
     LicenseObject, OpenApi, OpenApiService, ServerObject,
-    registry::{MetaApi, MetaOperation, MetaParamIn, Registry},
+    registry::{MetaApi, Registry},
 };
 use serde_json::{Value, json};
 
@@ -147,120 +147,4 @@ fn add_problem_examples(document: &mut Value) {
 fn example(code: &Code) -> (String, Value) {
     let example = json!({"summary": code.title(), "value": shape::problem_example(*code)});
     (code.as_str().to_owned(), example)
-}
-
-/// The operations by method and path, for what the router can't tell.
-pub struct RouteTable(Vec<RouteEntry>);
-
-struct RouteEntry {
-    method: Method,
-    template: String,
-    query: Vec<String>,
-    headers: Vec<String>,
-}
-
-impl Default for RouteTable {
-    fn default() -> Self {
-        let paths = <Apis as OpenApi>::meta().into_iter().flat_map(|api| api.paths);
-        let documents = ["/docs", "/openapi.json", "/metrics"].map(|path| RouteEntry {
-            method: Method::GET,
-            template: path.to_owned(),
-            query: Vec::new(),
-            headers: Vec::new(),
-        });
-        let operations = paths
-            .flat_map(|path| {
-                path.operations
-                    .into_iter()
-                    .map(move |operation| (path.path.clone(), operation))
-            })
-            .map(|(template, operation)| RouteEntry {
-                method: operation.method.clone(),
-                template,
-                query: names(&operation, MetaParamIn::Query),
-                headers: names(&operation, MetaParamIn::Header),
-            });
-        Self(operations.chain(documents).collect())
-    }
-}
-
-impl RouteTable {
-    /// The template of the path, which is what a request is called in the log.
-    pub fn template(&self, path: &str) -> Option<&str> {
-        self.matching(path).next().map(|entry| entry.template.as_str())
-    }
-
-    /// The query parameters that the operation takes; `None` when there is no such operation.
-    pub fn query_names(&self, method: &Method, path: &str) -> Option<&[String]> {
-        let method = if method == Method::HEAD {
-            &Method::GET
-        } else {
-            method
-        };
-        let mut found = self.matching(path).filter(|entry| entry.method == method);
-        found.next().map(|entry| entry.query.as_slice())
-    }
-
-    /// Whether the operation, if there is one, takes the header.
-    pub fn takes_header(&self, method: &Method, path: &str, name: &str) -> bool {
-        let mut found = self.matching(path).filter(|entry| entry.method == *method);
-        found
-            .next()
-            .is_none_or(|entry| entry.headers.iter().any(|header| header == name))
-    }
-
-    /// The methods of the path, as `Allow` lists them.
-    pub fn allowed(&self, path: &str) -> String {
-        let mut names: Vec<&str> = Vec::new();
-        for entry in self.matching(path) {
-            names.push(entry.method.as_str());
-            if entry.method == Method::GET {
-                names.push("HEAD");
-            }
-        }
-        names.sort_unstable();
-        names.dedup();
-        if names.is_empty() {
-            String::from("GET, HEAD")
-        } else {
-            names.join(", ")
-        }
-    }
-
-    fn matching(&self, path: &str) -> impl Iterator<Item = &RouteEntry> {
-        self.0.iter().filter(move |entry| fits(&entry.template, path))
-    }
-}
-
-fn names(operation: &MetaOperation, place: MetaParamIn) -> Vec<String> {
-    let there = operation.params.iter().filter(|param| param.in_type == place);
-    there.map(|param| param.name.clone()).collect()
-}
-
-fn fits(template: &str, path: &str) -> bool {
-    let (mut parts, mut given) = (template.split('/'), path.split('/'));
-    loop {
-        match (parts.next(), given.next()) {
-            (None, None) => return true,
-            (Some(part), Some(text)) if part == text || (part.starts_with('{') && !text.is_empty()) => {}
-            _ => return false,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_knows_methods_and_parameters_of_a_path() {
-        let table = RouteTable::default();
-        assert_eq!(table.allowed("/v1/sessions"), "GET, HEAD, POST");
-        assert_eq!(table.allowed("/v1/sessions/x"), "DELETE, GET, HEAD, PATCH");
-        assert_eq!(table.allowed("/v1/sessions/x/events/batch"), "GET, HEAD, POST");
-        let names = table.query_names(&Method::GET, "/v1/sessions/x/events").unwrap();
-        assert_eq!(names, ["limit", "cursor", "order", "type", "since", "until"]);
-        assert_eq!(table.query_names(&Method::POST, "/v1/sessions").unwrap(), [""; 0]);
-        assert!(table.query_names(&Method::GET, "/v1/nothing").is_none());
-    }
 }

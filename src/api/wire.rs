@@ -10,11 +10,11 @@ use crate::{
 
 fn write_pagination(object: &mut ObjectWriter<'_>, limit: Limit, next_cursor: Option<&str>) {
     object.object("pagination", |pagination| {
-        pagination.json("limit", limit.get());
+        pagination.integer("limit", limit.get());
         pagination.boolean("hasMore", next_cursor.is_some());
         match next_cursor {
             Some(cursor) => pagination.plain("nextCursor", cursor),
-            None => pagination.json("nextCursor", "null"),
+            None => pagination.raw("nextCursor", "null"),
         }
     });
 }
@@ -67,7 +67,7 @@ pub fn write_runs(
         out.extend_from_slice(run.as_str().as_bytes())
     });
     if let Some(ended_at) = oldest_due {
-        object.plain("oldestDueEndedAt", ended_at);
+        object.timestamp("oldestDueEndedAt", ended_at);
     }
     object.integer(
         "erasuresPending",
@@ -81,13 +81,13 @@ pub fn write_outcomes(out: &mut Vec<u8>, outcomes: Vec<Outcome>, request_id: &st
     object.array("outcomes", outcomes, |out, (id, outcome)| {
         let mut object = ObjectWriter::new(out);
         if let Some(id) = id {
-            object.plain("eventId", id);
+            object.plain("eventId", id.as_str());
         }
         match outcome {
             Ok(appended) => {
                 object.plain("outcome", if appended.replayed { "replayed" } else { "created" });
                 object.integer("seq", appended.event.seq);
-                object.plain("timestamp", appended.event.timestamp);
+                object.timestamp("timestamp", appended.event.timestamp);
             }
             Err(error) => {
                 let problem = Problem::from(error);

@@ -115,7 +115,12 @@ async fn serve_on(
     };
     let url = format!("http://{}", reachable(server.address()));
     let draining = Draining::default();
-    let endpoint = api::endpoint(service, body, draining.clone());
+    let endpoint = api::endpoint(
+        service,
+        body,
+        Duration::from_millis(config.slow_request_ms),
+        draining.clone(),
+    );
     gauges::begin(service);
     if let Some(path) = address_file {
         write_whole(path, &url).map_err(|error| AppError::Write(path.display().to_string(), error))?;

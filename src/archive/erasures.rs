@@ -58,7 +58,7 @@ impl Archive {
         let at = now();
         let mut note = Vec::new();
         let mut object = ObjectWriter::new(&mut note);
-        object.plain("erasedAt", at);
+        object.timestamp("erasedAt", at);
         object.end();
         let path = path(key, at);
         let put = async {

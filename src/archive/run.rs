@@ -47,13 +47,19 @@ pub enum Trigger {
     Api,
 }
 
-impl fmt::Display for Trigger {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Trigger {
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::Schedule => "schedule",
             Self::Command => "command",
             Self::Api => "api",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -266,10 +272,10 @@ impl RunRecord {
         let mut object = ObjectWriter::new(out);
         object.plain("runId", &self.id);
         object.plain("status", self.status.as_str());
-        object.plain("trigger", self.trigger);
-        object.plain("startedAt", self.started_at);
+        object.plain("trigger", self.trigger.as_str());
+        object.timestamp("startedAt", self.started_at);
         if let Some(ended_at) = self.ended_at {
-            object.plain("endedAt", ended_at);
+            object.timestamp("endedAt", ended_at);
         }
         object.integer("olderThanMs", ms(self.older_than));
         if let Some(limit) = self.request.limit {

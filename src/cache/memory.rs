@@ -106,7 +106,7 @@ impl MemoryCache {
 fn is_carried_out(change: Change<'_>) -> bool {
     match change {
         Change::Session(_) => true,
-        Change::Events(appended) => !appended.is_empty(),
+        Change::Events(events) => !events.is_empty(),
         // What was refused may have been so before it came to the writer; a session that is gone may be no write at all.
         Change::Nothing | Change::Unknown | Change::Replaced => false,
     }
@@ -117,12 +117,9 @@ impl Cache for MemoryCache {
     async fn begin(&self, key: &SessionKey, _events: usize) -> Begun {
         self.slots[self.slot(key)].fetch_add(ONE_BEGUN + 1, Ordering::SeqCst);
         Begun {
-            key: key.clone(),
-            token: String::new(),
             marked: true,
-            cached: false,
-            first_seq: None,
             nth: self.begun.fetch_add(1, Ordering::SeqCst),
+            ..Begun::unmarked(key.clone(), String::new())
         }
     }
 

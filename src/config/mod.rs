@@ -83,6 +83,7 @@ config! {
     ready_wait_ms_max: u64 = number(100..=60_000);
     log_format: LogFormat = text;
     log_filter: LogFilter = text;
+    slow_request_ms: u64 = number(0..=3_600_000);
     store: StoreUrl = text;
     tombstone_days: u32 = number(1..=3_650);
     upkeep_every_ms: u64 = number(100..=86_400_000);

@@ -94,18 +94,18 @@ fn fault(field: &str, message: &str) -> Error {
 /// Appends the `session` object of an exported conversation.
 pub fn write_session(out: &mut Vec<u8>, session: &Session) {
     let mut object = ObjectWriter::new(out);
-    object.plain("sessionId", &session.id);
+    object.plain("sessionId", session.id.as_str());
     if let Some(language) = &session.language {
         object.plain("language", language.as_str());
     }
-    object.plain("startedAt", session.started_at);
+    object.timestamp("startedAt", session.started_at);
     if let Some(user_id) = &session.user_id {
-        object.plain("userId", user_id);
+        object.plain("userId", user_id.as_str());
     }
-    object.json("metadata", &session.metadata);
+    object.raw("metadata", session.metadata.as_str());
     // An ended session was active by its events, and one that is initiated is so by default.
     if session.status == Status::Active {
-        object.plain("status", session.status);
+        object.plain("status", session.status.as_str());
     }
     object.end();
 }
@@ -113,20 +113,20 @@ pub fn write_session(out: &mut Vec<u8>, session: &Session) {
 /// Appends one element of the `events` array of an exported conversation.
 pub fn write_event(out: &mut Vec<u8>, event: &Event) {
     let mut object = ObjectWriter::new(out);
-    object.plain("eventId", &event.id);
-    object.plain("type", &event.event_type);
-    object.plain("timestamp", event.timestamp);
-    object.json("payload", &event.payload);
+    object.plain("eventId", event.id.as_str());
+    object.plain("type", event.event_type.as_str());
+    object.timestamp("timestamp", event.timestamp);
+    object.raw("payload", event.payload.as_str());
     object.end();
 }
 
 /// Appends the `complete` object of an exported conversation, for a session that has ended.
 pub fn write_end(out: &mut Vec<u8>, session: &Session) {
     let mut object = ObjectWriter::new(out);
-    object.plain("status", session.status);
+    object.plain("status", session.status.as_str());
     object.optional_text("reason", session.end_reason.as_deref());
     if let Some(ended_at) = session.ended_at {
-        object.plain("endedAt", ended_at);
+        object.timestamp("endedAt", ended_at);
     }
     object.end();
 }

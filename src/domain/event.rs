@@ -118,12 +118,12 @@ impl Event {
     /// Appends it as the API shows it.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         let mut object = ObjectWriter::new(out);
-        object.plain("eventId", &self.id);
-        object.plain("sessionId", &self.session);
+        object.plain("eventId", self.id.as_str());
+        object.plain("sessionId", self.session.as_str());
         object.integer("seq", self.seq);
-        object.plain("type", &self.event_type);
-        object.json("payload", &self.payload);
-        object.plain("timestamp", self.timestamp);
+        object.plain("type", self.event_type.as_str());
+        object.raw("payload", self.payload.as_str());
+        object.timestamp("timestamp", self.timestamp);
         object.end();
     }
 

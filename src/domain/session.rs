@@ -214,18 +214,18 @@ impl Session {
     /// Appends it as the API shows it.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         let mut object = ObjectWriter::new(out);
-        object.plain("sessionId", &self.id);
+        object.plain("sessionId", self.id.as_str());
         if let Some(user_id) = &self.user_id {
-            object.plain("userId", user_id);
+            object.plain("userId", user_id.as_str());
         }
-        object.plain("status", self.status);
+        object.plain("status", self.status.as_str());
         if let Some(language) = &self.language {
             object.plain("language", language.as_str());
         }
-        object.json("metadata", &self.metadata);
-        object.plain("startedAt", self.started_at);
+        object.raw("metadata", self.metadata.as_str());
+        object.timestamp("startedAt", self.started_at);
         if let Some(ended_at) = self.ended_at {
-            object.plain("endedAt", ended_at);
+            object.timestamp("endedAt", ended_at);
         }
         object.optional_text("endReason", self.end_reason.as_deref());
         object.integer("version", self.version);

@@ -254,10 +254,10 @@ impl Metrics {
     }
 
     /// A request was answered.
-    pub fn request(&self, method: &'static str, route: &str, status: u16, took: Duration) {
+    pub fn request(&self, method: &'static str, route: &'static str, status: u16, took: Duration) {
         let labels = [
             KeyValue::new("http.request.method", method),
-            KeyValue::new("http.route", route.to_owned()),
+            KeyValue::new("http.route", route),
             KeyValue::new("http.response.status_code", i64::from(status)),
         ];
         self.requests.record(took.as_secs_f64(), &labels);

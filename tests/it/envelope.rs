@@ -4,13 +4,13 @@ use uuid::Uuid;
 
 use crate::{
     backends::has_cache,
-    harness::{Server, expect, expect_problem},
+    harness::{EVERY_REQUEST, Server, expect, expect_problem, folder},
     talk::{batch_path, open},
 };
 
 #[tokio::test]
 async fn a_request_keeps_the_id_it_came_with() {
-    let server = Server::start().await;
+    let server = Server::start_in(folder(), &[EVERY_REQUEST]).await;
     let long = "x".repeat(128);
     for id in [
         "a",
@@ -39,7 +39,7 @@ async fn a_request_keeps_the_id_it_came_with() {
 
 #[tokio::test]
 async fn a_request_without_a_usable_id_gets_one() {
-    let server = Server::start().await;
+    let server = Server::start_in(folder(), &[EVERY_REQUEST]).await;
     let long = "x".repeat(129);
     let unusable: [&[u8]; 7] = [
         b"",
@@ -80,7 +80,7 @@ async fn the_problems_within_a_batch_name_its_request() {
 
 #[tokio::test]
 async fn the_log_has_the_callers_trace() {
-    let server = Server::start().await;
+    let server = Server::start_in(folder(), &[EVERY_REQUEST]).await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let get = |value: String| server.get("/openapi.json").header("traceparent", value);
     expect(get(format!("00-{trace}-00f0671122334455-01")), 200).await;
@@ -102,7 +102,7 @@ async fn the_log_has_the_callers_trace() {
 
 #[tokio::test]
 async fn every_request_is_one_line_in_the_log_and_what_strangers_make_up_is_not() {
-    let server = Server::start().await;
+    let server = Server::start_in(folder(), &[EVERY_REQUEST]).await;
     open(&server, "secret-session").await;
     expect(server.get("/v1/sessions/secret-session?limit=7"), 200).await;
     expect_problem(server.get("/made-up-path"), 404, "route-not-found").await;

@@ -16,6 +16,9 @@ use crate::backends::{self, Store, backend_flags};
 /// How long a server may take to start or stop. Not a measure: a bound that keeps a broken test from hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Makes the log tell of every request, however well it went.
+pub const EVERY_REQUEST: &str = "--set=slow_request_ms=0";
+
 /// The binary under test, with an environment that is the test's alone.
 pub fn colloquy() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_colloquy"));

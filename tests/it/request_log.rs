@@ -1,8 +1,9 @@
-//! The log: one line a request that says what happened, and nothing of what was said.
+//! The log: a line a request that failed or was slow, or a line for each, which says what happened and nothing of what was
+//! said.
 
 use serde_json::{Value, json};
 
-use crate::harness::{Server, expect, folder};
+use crate::harness::{EVERY_REQUEST, Server, expect, folder};
 
 /// The lines about requests.
 fn request_lines(server: &Server) -> Vec<String> {
@@ -15,7 +16,7 @@ fn request_lines(server: &Server) -> Vec<String> {
 
 #[tokio::test]
 async fn a_line_for_a_person_names_method_route_status_duration_and_request_id() {
-    let server = Server::start().await;
+    let server = Server::start_in(folder(), &[EVERY_REQUEST]).await;
     let request = server.post("/v1/sessions", &json!({"sessionId": "private-name"}));
     expect(request.header("X-Request-Id", "from-the-caller"), 201).await;
     let request = server.get("/v1/sessions/private-name/events/private-event?limit=3");
@@ -40,8 +41,36 @@ async fn a_line_for_a_person_names_method_route_status_duration_and_request_id()
 }
 
 #[tokio::test]
+async fn what_goes_well_and_quickly_is_no_line_and_what_fails_is() {
+    // Longer than any request takes.
+    let server = Server::start_in(folder(), &["--set=slow_request_ms=3600000"]).await;
+    expect(server.post("/v1/sessions", &json!({"sessionId": "s"})), 201).await;
+    expect(server.get("/v1/sessions/s"), 200).await;
+    expect(server.get("/v1/sessions/t"), 404).await;
+    expect(server.get("/nothing"), 404).await;
+    let lines = request_lines(&server);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines
+            .iter()
+            .all(|line| line.contains("INFO") && line.contains("status=404"))
+    );
+
+    let flags = [
+        "--set=slow_request_ms=3600000",
+        "--log-filter=colloquy::http=debug",
+    ];
+    let server = Server::start_in(folder(), &flags).await;
+    expect(server.get("/healthz"), 200).await;
+    expect(server.get("/v1/sessions"), 200).await;
+    let lines = request_lines(&server);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines.iter().all(|line| line.contains("DEBUG")), "{lines:?}");
+}
+
+#[tokio::test]
 async fn a_line_for_a_collector_has_the_same_as_fields() {
-    let server = Server::start_in(folder(), &["--log-format=json"]).await;
+    let server = Server::start_in(folder(), &[EVERY_REQUEST, "--log-format=json"]).await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let request = server.post("/v1/sessions", &json!({"sessionId": "private-name"}));
     let request = request
@@ -84,7 +113,7 @@ async fn a_line_for_a_collector_has_the_same_as_fields() {
 #[tokio::test]
 async fn nothing_that_was_said_is_ever_logged() {
     const SAID: &str = "my-card-is-4111";
-    let server = Server::start_in(folder(), &["--set=body_bytes_max=524288"]).await;
+    let server = Server::start_in(folder(), &[EVERY_REQUEST, "--set=body_bytes_max=524288"]).await;
     let session = json!({"sessionId": "s", "userId": SAID, "metadata": {"note": SAID, SAID: 1}});
     expect(server.post("/v1/sessions", &session), 201).await;
     let event = |id: &str, payload: Value| json!({"eventId": id, "type": "user_speech", "payload": payload});

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::{
-    harness::{Server, expect, folder},
+    harness::{EVERY_REQUEST, Server, expect, folder},
     wire::{Wire, begin_post},
 };
 
@@ -77,7 +77,7 @@ async fn requests_in_flight_get_their_answer_and_stay_stored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_acknowledged_under_load_is_there_after_a_stop() {
-    let mut server = server(&[]).await;
+    let mut server = server(&[EVERY_REQUEST]).await;
     let mut clients = JoinSet::new();
     for client in 0..64 {
         let (http, url) = (server.client.clone(), server.url("/v1/sessions/s/events"));

@@ -60,18 +60,18 @@ impl Manifest {
     fn to_json(&self) -> Vec<u8> {
         let mut json = Vec::new();
         let mut object = ObjectWriter::new(&mut json);
-        object.json("format", FORMAT);
-        object.plain("segment", &self.segment);
-        object.plain("tenant", self.segment.tenant());
-        object.plain("day", self.segment.day());
-        object.plain("createdAt", self.created_at);
-        object.json("sessions", self.counts.sessions);
-        object.json("events", self.counts.events);
-        object.json("payloadBytes", self.counts.payload_bytes);
+        object.integer("format", FORMAT);
+        object.plain("segment", &self.segment.to_string());
+        object.plain("tenant", self.segment.tenant().as_str());
+        object.plain("day", &self.segment.day().to_string());
+        object.timestamp("createdAt", self.created_at);
+        object.integer("sessions", self.counts.sessions);
+        object.integer("events", self.counts.events);
+        object.integer("payloadBytes", self.counts.payload_bytes);
         object.array("files", [&self.sessions, &self.events], |out, file| {
             let mut object = ObjectWriter::new(out);
             object.plain("path", &file.path);
-            object.json("bytes", file.bytes);
+            object.integer("bytes", file.bytes);
             object.plain("sha256", &file.sha256);
             object.end();
         });

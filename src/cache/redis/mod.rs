@@ -25,24 +25,29 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{Begun, Cache, Change, Found, Health, Lease, Lookup, Place, Query, Rendered, pages::Pages};
+use super::{
+    Begun, Cache, Change, Found, Health, Lease, Lookup, Place, Query, Rendered,
+    pages::{Kept, Pages, Stamp},
+};
 use crate::{
-    domain::{Appended, Error, Kind, Limit, Result, Session, SessionKey, Status},
+    domain::{Appended, Error, EventFilter, Kind, Limit, Order, Result, Session, SessionKey, Status},
     telemetry::calls::{self, System},
 };
 
 mod entry;
 pub mod link;
-mod outcome;
-mod reading;
+mod options;
+mod outcomes;
 mod tokens;
 mod vouching;
 
+use entry::Answer;
 pub use link::RedisUrl;
 use link::{Call, Fault, Link, RedisLink, Script, Wire};
-use outcome::{Counts, Outcome};
+pub use options::RedisOptions;
+use outcomes::{Counts, Outcome};
 use tokens::Tokens;
-use vouching::{Terms, Vouching};
+use vouching::{Doubt, Terms, View, Vouching};
 
 /// A replica vouches this many times while one word of it lasts.
 const VOUCHES_A_LEASE: u32 = 5;
@@ -50,60 +55,12 @@ const VOUCHES_A_LEASE: u32 = 5;
 /// While Redis is away, a replica tries to reach it this often.
 const RECONNECT_EVERY: Duration = Duration::from_millis(100);
 
-/// The limits of a [`RedisCache`].
-#[derive(Debug, Clone)]
-pub struct RedisOptions {
-    /// What every key begins with.
-    pub prefix: String,
-    /// Longest that a call may take.
-    pub call_time_max: Duration,
-    /// Most events of a session that are kept; the newest.
-    pub events_max: Limit,
-    /// Most bytes of JSON that the events of a session may take.
-    pub session_bytes_max: usize,
-    /// Longest that an entry lives, however often it is used.
-    pub age_max: Duration,
-    /// After how long a writer counts as dead; longer than a write takes.
-    pub write_time_max: Duration,
-    /// Longest that a reader may take from the store to the fill.
-    pub fill_time_max: Duration,
-    /// For how long a replica vouches at a time; what a write may have to wait when Redis goes away.
-    pub lease: Duration,
-    /// After how long a silence a replica is given up, and all entries with it.
-    pub absence_max: Duration,
-    /// How long nobody believes a Redis that is new.
-    pub gathering: Duration,
-    /// Sessions that were written to while Redis was away and are remembered one by one; past that, all entries go.
-    pub unmarked_max: usize,
-    /// Most bytes of answers that are kept in this process as they were sent; 0: none are.
-    pub pages_bytes_max: usize,
-}
-
-impl Default for RedisOptions {
-    fn default() -> Self {
-        Self {
-            prefix: "colloquy".to_owned(),
-            call_time_max: Duration::from_millis(50),
-            events_max: Limit::at_most(200),
-            session_bytes_max: 1024 * 1024,
-            age_max: Duration::from_mins(5),
-            write_time_max: Duration::from_secs(30),
-            fill_time_max: Duration::from_secs(5),
-            lease: Duration::from_millis(80),
-            absence_max: Duration::from_secs(10),
-            gathering: Duration::from_secs(1),
-            unmarked_max: 10_000,
-            pages_bytes_max: 32 * 1024 * 1024,
-        }
-    }
-}
-
 /// A cache in Redis.
 pub struct RedisCache {
     vouching: Arc<Vouching>,
     options: RedisOptions,
-    pages: Pages,
     tokens: Tokens,
+    pages: Pages,
     counts: Counts,
     duties: JoinHandle<()>,
 }
@@ -208,6 +165,50 @@ impl RedisCache {
     /// How long keys live that nobody touches; longer than any entry that they must outlive.
     fn keys_live_ms(&self) -> Vec<u8> {
         ms(self.options.age_max + self.options.write_time_max)
+    }
+
+    /// Asks for what `query` wants, with the tag of the copy that this process has of it, or nothing.
+    async fn ask(
+        &self,
+        view: &View,
+        key: &SessionKey,
+        query: &Query,
+        token: &str,
+        tag: &[u8],
+    ) -> Option<Answer> {
+        let shape = &query.shape;
+        let (score, beginning) = match &shape.after {
+            Some(after) => (
+                entry::score(after.timestamp),
+                entry::beginning(after.seq, &after.id),
+            ),
+            None => (String::new(), String::new()),
+        };
+        let args = vec![
+            view.generation.clone().into_bytes(),
+            match shape.order {
+                Order::Ascending => "asc".into(),
+                Order::Descending => "desc".into(),
+            },
+            number(shape.limit.get()),
+            score.into_bytes(),
+            beginning.into_bytes(),
+            query.min_seq.map_or_else(Vec::new, number),
+            token.into(),
+            ms(self.options.fill_time_max),
+            flag(shape.session),
+            tag.to_vec(),
+        ];
+        let call = Call {
+            script: Script::Read,
+            keys: &entry::keys(&self.options.prefix, key),
+            args,
+        };
+        let answer = Answer::read(self.call(view.wire.as_ref(), call).await?);
+        if answer.is_none() {
+            self.vouching.failed(&Fault::Senseless);
+        }
+        answer
     }
 
     /// What Redis is told of how a marked write ended.
@@ -345,7 +346,59 @@ impl Cache for RedisCache {
     }
 
     async fn read(&self, key: &SessionKey, query: &Query) -> Lookup {
-        self.look_up(key, query).await
+        if query.shape.filter != EventFilter::default() {
+            self.counts.count(Outcome::Filtered);
+            return Lookup::Bypass;
+        }
+        let view = match self.vouching.view() {
+            Ok(view) => view,
+            Err(doubt) => {
+                self.counts.count(match doubt {
+                    Doubt::Unreachable => Outcome::Unreachable,
+                    Doubt::Suspended => Outcome::Suspended,
+                });
+                return Lookup::Bypass;
+            }
+        };
+        // Held while Redis is asked: what it calls the same is this very copy, whatever is kept meanwhile.
+        let copy = self.pages.get(key, &query.shape);
+        let tag = match &copy {
+            Some(Kept {
+                stamp: Stamp::Entry(tag),
+                ..
+            }) => tag.as_ref(),
+            _ => &[],
+        };
+        let token = match query.fill {
+            true => self.tokens.next(),
+            false => String::new(),
+        };
+        let answer = self.ask(&view, key, query, &token, tag).await;
+        let (outcome, lookup) = match (answer, copy) {
+            (Some(Answer::Same), Some(copy)) => (Outcome::HitCopy, Lookup::Same(copy.rendered)),
+            (Some(Answer::Hit { page, tag }), _) => {
+                let place = self
+                    .pages
+                    .has_room()
+                    .then(|| Place::new(key, &query.shape, Stamp::Entry(tag)));
+                (Outcome::Hit, Lookup::Hit { page, place })
+            }
+            (Some(Answer::Miss { granted }), _) => {
+                let lease = granted.then(|| Lease {
+                    key: key.clone(),
+                    token,
+                    generation: view.generation,
+                });
+                (Outcome::Miss, Lookup::Miss { lease, place: None })
+            }
+            (Some(Answer::Pending), _) => (Outcome::Pending, Lookup::Bypass),
+            (Some(Answer::Beyond), _) => (Outcome::Beyond, Lookup::Bypass),
+            (Some(Answer::Behind), _) => (Outcome::Behind, Lookup::Bypass),
+            // The script says "same" to nobody who has no copy.
+            (Some(Answer::Same) | None, _) => (Outcome::Unreachable, Lookup::Bypass),
+        };
+        self.counts.count(outcome);
+        lookup
     }
 
     async fn fill(&self, lease: Lease, found: Found<'_>) {
@@ -391,11 +444,7 @@ impl Cache for RedisCache {
     }
 
     fn outcomes(&self) -> Vec<(&'static str, u64)> {
-        let count = |outcome: Outcome| {
-            let count = self.counts.of(outcome);
-            (outcome.as_str(), count)
-        };
-        Outcome::ALL.map(count).into()
+        self.counts.all()
     }
 
     fn health(&self) -> Health {

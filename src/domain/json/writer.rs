@@ -1,6 +1,6 @@
 //! Writes objects, splicing what is JSON already.
 
-use std::{fmt, io::Write as _};
+use crate::domain::Timestamp;
 
 /// Appends `text` as a JSON string.
 pub fn write_string(out: &mut Vec<u8>, text: &str) {
@@ -26,12 +26,12 @@ impl<'a> ObjectWriter<'a> {
         Self { out, empty: true }
     }
 
+    #[inline]
     fn name(&mut self, name: &str) {
-        if !self.empty {
-            self.out.push(b',');
-        }
+        self.out.reserve(name.len() + 4);
+        let before: &[u8] = if self.empty { b"\"" } else { b",\"" };
         self.empty = false;
-        self.out.push(b'"');
+        self.out.extend_from_slice(before);
         self.out.extend_from_slice(name.as_bytes());
         self.out.extend_from_slice(b"\":");
     }
@@ -48,24 +48,37 @@ impl<'a> ObjectWriter<'a> {
         }
     }
 
-    /// A value whose characters need no escaping, such as an id or a timestamp.
-    pub fn plain(&mut self, name: &str, value: impl fmt::Display) {
-        self.json(name, format_args!("\"{value}\""));
+    /// A value whose characters need no escaping, such as an id.
+    pub fn plain(&mut self, name: &str, value: &str) {
+        self.name(name);
+        self.out.reserve(value.len() + 2);
+        self.out.push(b'"');
+        self.out.extend_from_slice(value.as_bytes());
+        self.out.push(b'"');
     }
 
-    pub fn integer(&mut self, name: &str, value: i64) {
-        self.json(name, value);
+    pub fn timestamp(&mut self, name: &str, value: Timestamp) {
+        self.name(name);
+        self.out.push(b'"');
+        self.out.extend_from_slice(&value.to_text());
+        self.out.push(b'"');
+    }
+
+    pub fn integer(&mut self, name: &str, value: impl itoa::Integer) {
+        self.name(name);
+        // A page of 50 events took a quarter of its instructions in `fmt` before its numbers and times went past it.
+        self.out
+            .extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
     pub fn boolean(&mut self, name: &str, value: bool) {
-        self.json(name, value);
+        self.raw(name, if value { "true" } else { "false" });
     }
 
     /// A value that is JSON already.
-    pub fn json(&mut self, name: &str, value: impl fmt::Display) {
+    pub fn raw(&mut self, name: &str, json: &str) {
         self.name(name);
-        // Writing to a `Vec` can't fail.
-        let _ = write!(self.out, "{value}");
+        self.out.extend_from_slice(json.as_bytes());
     }
 
     /// A value that `write` appends as JSON.

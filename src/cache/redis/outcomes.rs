@@ -1,20 +1,10 @@
-//! How reads of the cache end, counted.
+//! How reads end, and how often each way.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How often reads ended in which way, since the process began.
 #[derive(Debug, Default)]
 pub(super) struct Counts([AtomicU64; Outcome::ALL.len()]);
-
-impl Counts {
-    pub(super) fn count(&self, outcome: Outcome) {
-        self.0[outcome as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn of(&self, outcome: Outcome) -> u64 {
-        self.0[outcome as usize].load(Ordering::Relaxed)
-    }
-}
 
 /// How a read ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +21,7 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    pub(super) const ALL: [Self; 9] = [
+    const ALL: [Self; 9] = [
         Self::Hit,
         Self::HitCopy,
         Self::Miss,
@@ -43,7 +33,7 @@ impl Outcome {
         Self::Suspended,
     ];
 
-    pub(super) fn as_str(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",
             Self::HitCopy => "hit_copy",
@@ -55,5 +45,19 @@ impl Outcome {
             Self::Unreachable => "bypass_unreachable",
             Self::Suspended => "bypass_suspended",
         }
+    }
+}
+
+impl Counts {
+    pub(super) fn count(&self, outcome: Outcome) {
+        self.0[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn all(&self) -> Vec<(&'static str, u64)> {
+        let count = |outcome: Outcome| {
+            let count = self.0[outcome as usize].load(Ordering::Relaxed);
+            (outcome.as_str(), count)
+        };
+        Outcome::ALL.map(count).into()
     }
 }
