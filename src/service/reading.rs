@@ -162,12 +162,15 @@ impl Service {
                 Ok(self.rendered(&read, page.version, query.limit, render, place))
             }
             Lookup::Miss { lease, place } => {
+                // Who has nothing to fill makes room for others before it waits for the store.
+                let right = lease.zip(room);
                 let stored = self.stored_page(key, &asked, session).await?;
-                self.fill(lease.zip(room), key);
+                self.fill(right, key);
                 let place = place.filter(|_| stored.is_hot);
                 Ok(self.rendered(&stored.page, stored.version, query.limit, render, place))
             }
             Lookup::Bypass => {
+                drop(room);
                 let stored = self.stored_page(key, &asked, session).await?;
                 Ok(self.rendered(&stored.page, stored.version, query.limit, render, None))
             }

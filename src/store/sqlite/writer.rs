@@ -5,6 +5,9 @@
 //! answers all of them. There is no timer: alone, a job commits at once; the busier the store, the larger the
 //! groups.
 //!
+//! Jobs are carried out in the order in which they came, also those that nobody waits for any more: what came before a job
+//! that was answered is decided. `cache/memory.rs` goes by that.
+//!
 //! Each job runs inside a savepoint, so one that fails or panics takes back its own writes and no others. A commit
 //! that fails is the failure of the whole group, whatever its jobs had found, since what they found may have been
 //! each other's writes.
