@@ -86,7 +86,7 @@ test: tools packages engines ## all tests: Rust, schemathesis, generated clients
 # Tests that would be the same once more: they start no server, choose its store themselves, or send what is refused
 # before a store is asked. `COLLOQUY_TEST_STORE=mongodb cargo test` runs all of them.
 same_on_any_store := archive_faults:: archive::outage objects:: objects_faults:: config:: cache:: cache_model:: \
-  engines:: failures:: group_commit:: health:: house:: rolling:: init_and_check:: mongo:: startup:: store_mongo:: store_sqlite:: bad_bodies:: bad_json:: bad_requests:: connections::
+  engines:: failures:: group_commit:: health:: house:: rolling:: init_and_check:: mongo:: startup:: store_mongo:: store_sqlite:: bad_bodies:: bad_json:: bad_requests:: connections:: costs::
 
 .PHONY: test-mongodb
 test-mongodb: engines ## the tests of the API once more, on MongoDB with Redis

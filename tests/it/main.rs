@@ -1,6 +1,6 @@
 //! The integration tests: one binary, one file a subject. They drive the real `colloquy` over HTTP and its command
 //! line; nothing here reaches into the library but for the conformance suites of stores and objects, the configuration,
-//! the group commit, whose store must fail on demand, and a look at what a killed archiver left. `backends` says how to run them on another store.
+//! the group commit, whose store must fail on demand, what requests cost, and a look at what a killed archiver left. `backends` says how to run them on another store.
 
 mod backends;
 mod clients;
@@ -26,6 +26,7 @@ mod config;
 #[path = "../../src/store/conformance/mod.rs"]
 mod conformance;
 mod connections;
+mod costs;
 mod crash;
 mod engines;
 mod envelope;
