@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::{
-    harness::{Server, expect, folder},
+    harness::{Server, folder},
     limits::occupy,
     random::Random,
     talk::{append, event, events, open},
-    wire::{Wire, request},
+    wire::{Wire, begin_post},
 };
 
 /// The requests of a kind that were shed, as the server counts them.
@@ -120,29 +120,27 @@ async fn a_connection_outlives_a_refusal_whatever_the_body() {
     let flags = ["--set=writes_in_flight_max=1", "--set=request_wait_ms_max=60000"];
     let server = Server::start_embedded_in(folder(), &flags).await;
     open(&server, "s").await;
-    let mut holder = Wire::to(&server).await;
-    // Its head is there and its body is not: it has the one place.
-    let head = "expect: 100-continue\r\ncontent-type: application/json\r\n";
     let bytes = event("held").to_string();
-    let whole = request("POST", "/v1/sessions/s/events", head, bytes.as_bytes());
-    holder.send(&whole[..whole.len() - bytes.len()]).await;
-    assert_eq!(holder.answer().await.status, 100);
+    // Its head is there and its body is not: it has the one place.
+    let mut holder = begin_post(&server, "/v1/sessions/s/events", bytes.len()).await;
     let mut wire = Wire::to(&server).await;
-    let json = "content-type: application/json\r\n";
+    let head = "POST /v1/sessions/s/events HTTP/1.1\r\nhost: x\r\n";
     for size in [0, 2, 256 * 1024, 4 * 1024 * 1024] {
         let body = " ".repeat(size);
-        wire.send(request("POST", "/v1/sessions/s/events", json, body.as_bytes()))
+        wire.send(format!("{head}content-length: {size}\r\n\r\n{body}"))
             .await;
         wire.answer().await.assert_problem(503, "overloaded");
-        let head = "POST /v1/sessions/s/events HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
         let chunk = match size {
             0 => String::new(),
             _ => format!("{size:x}\r\n{body}\r\n"),
         };
-        wire.send(format!("{head}{chunk}0\r\n\r\n")).await;
+        wire.send(format!(
+            "{head}transfer-encoding: chunked\r\n\r\n{chunk}0\r\n\r\n"
+        ))
+        .await;
         wire.answer().await.assert_problem(503, "overloaded");
         // The same connection is served on.
-        wire.send(request("GET", "/v1/sessions/s", "", b"")).await;
+        wire.send("GET /v1/sessions/s HTTP/1.1\r\nhost: x\r\n\r\n").await;
         assert_eq!(wire.answer().await.status, 200);
     }
     holder.send(&bytes).await;
