@@ -94,7 +94,7 @@ macro_rules! store_conformance {
                 seq_grows_in_the_order_of_acceptance,
                 an_append_that_races_the_end_is_there_or_refused,
                 an_append_that_races_erasure_leaves_nothing_behind,
-                a_session_is_not_older_than_the_events_beside_it,
+                a_session_comes_with_all_that_was_acknowledged,
                 of_racing_ends_the_first_decides,
                 of_patches_of_one_version_one_wins,
                 of_racing_patches_none_is_lost;
