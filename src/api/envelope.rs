@@ -123,7 +123,8 @@ impl Endpoint for Envelope {
             status: ABANDONED,
             _active: metrics().request_active(),
         };
-        let answering = self.answer(request, route, &id).instrument(logged);
+        // Boxed: each span around it would be a copy of it otherwise, and it is large.
+        let answering = Box::pin(self.answer(request, route, &id)).instrument(logged);
         let mut response = answering.instrument(traced.clone()).await;
         exchange.status = response.status().as_u16();
 

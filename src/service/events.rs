@@ -97,7 +97,8 @@ impl Service {
                 items: hot.items,
                 has_more: hot.has_more,
             }),
-            Some(_) => self.archive()?.page(key, query, hot).await,
+            // Boxed: it is large, and requests for what is hot would carry the room for it around.
+            Some(_) => Box::pin(self.archive()?.page(key, query, hot)).await,
         }
     }
 
@@ -109,7 +110,7 @@ impl Service {
                 event: Some(event),
                 archived: None,
             } => Ok(event),
-            hot => self.archive()?.event(key, id, hot).await,
+            hot => Box::pin(self.archive()?.event(key, id, hot)).await,
         }
     }
 
@@ -127,7 +128,8 @@ impl Service {
             return Ok(());
         }
         let ids: Vec<EventId> = open.iter().map(|&at| events[at].id.clone()).collect();
-        let found = self.archive()?.events_of(key, &ids).await?;
+        // Boxed: it is large, and seldom.
+        let found = Box::pin(self.archive()?.events_of(key, &ids)).await?;
         for (at, stored) in open.into_iter().zip(found) {
             let event = &events[at];
             outcomes[at] = match stored {
