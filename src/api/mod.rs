@@ -58,7 +58,7 @@ pub fn endpoint(
     slow: Duration,
     in_flight: InFlight,
     draining: Draining,
-) -> impl Endpoint + use<> {
+) -> impl Endpoint<Output = Response> + use<> {
     let apis: spec::Apis = (
         ConversationApi {
             service: service.clone(),

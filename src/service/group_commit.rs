@@ -10,7 +10,7 @@
 //!   poisoned event never fails its neighbours. Appending is idempotent, so doing it twice is harmless. A store that
 //!   is away fails what is left of the group, and all that waits behind it, at once instead: asking it again for every
 //!   unit or group would only make them wait for one time-out after the other.
-//! - The queue is bounded in events and bytes; past that, [`Kind::Overloaded`].
+//! - The queue is bounded in events and bytes, beside what is about to leave; past that, [`Kind::Overloaded`].
 //! - A caller that goes away changes nothing for the others: its events are stored all the same.
 
 use std::{
@@ -68,6 +68,8 @@ struct State {
     events: usize,
     bytes: usize,
     slots_in_use: usize,
+    /// Slots that have yet to take their first group.
+    slots_starting: usize,
     /// Events of groups under way.
     events_under_way: usize,
 }
@@ -142,7 +144,10 @@ impl Shared {
         let mut state = self.lock();
         let events = state.events + unit.appends.events.len();
         let bytes = state.bytes + unit.bytes;
-        let full = events > self.limits.queue_events_max || bytes > self.limits.queue_bytes_max;
+        // What is about to leave does not fill the queue.
+        let leaving = state.slots_starting;
+        let full = events > self.limits.queue_events_max + leaving * self.limits.group_events_max
+            || bytes > self.limits.queue_bytes_max + leaving * self.limits.group_bytes_max;
         // An empty queue takes any unit, so that one as large as the limits is not refused for ever.
         if full && !state.queue.is_empty() {
             metrics().append_refused();
@@ -157,9 +162,11 @@ impl Shared {
             return Ok(None);
         }
         state.slots_in_use += 1;
+        state.slots_starting += 1;
         Ok(Some(Slot {
             shared: Arc::clone(self),
             held: true,
+            starting: true,
             events: 0,
         }))
     }
@@ -175,7 +182,7 @@ impl Shared {
     /// no append can slip in between and find neither a free slot nor anyone to take it along.
     fn next_group(&self, slot: &mut Slot) -> Option<Vec<Unit>> {
         let mut state = self.lock();
-        state.events_under_way -= std::mem::take(&mut slot.events);
+        slot.end_group(&mut state);
         state.slots_in_use -= 1;
         let goes_on = !state.queue.is_empty() && self.may_start(&state);
         state.slots_in_use += 1;
@@ -219,15 +226,23 @@ impl Shared {
 struct Slot {
     shared: Arc<Shared>,
     held: bool,
+    /// It has yet to take its first group.
+    starting: bool,
     /// Of the group under way.
     events: usize,
 }
 
 impl Slot {
+    /// What it had under way, if anything, is done.
+    fn end_group(&mut self, state: &mut State) {
+        state.events_under_way -= std::mem::take(&mut self.events);
+        state.slots_starting -= usize::from(std::mem::take(&mut self.starting));
+    }
+
     fn release(&mut self, state: &mut State) {
         self.held = false;
         state.slots_in_use -= 1;
-        state.events_under_way -= std::mem::take(&mut self.events);
+        self.end_group(state);
         self.shared.slot_released.notify_waiters();
     }
 }
