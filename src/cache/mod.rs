@@ -6,7 +6,7 @@
 //! acknowledged only then; and what a reader found in the store is kept only if [no write began](Cache::fill) since.
 //!
 //! [`NoCache`] knows nothing. [`MemoryCache`] is for a store that one process has to itself. [`RedisCache`] is shared by
-//! all replicas; all replicas of a store must use the same. Either keeps answers [as they were sent](pages), to send them
+//! all replicas; all replicas of a store must use the same. Either keeps answers as they were sent (`pages`), to send them
 //! again without copying.
 
 use async_trait::async_trait;

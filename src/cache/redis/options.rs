@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::domain::Limit;
 
-/// The limits of a [`RedisCache`].
+/// The limits of a [`RedisCache`](super::RedisCache).
 #[derive(Debug, Clone)]
 pub struct RedisOptions {
     /// What every key begins with.
