@@ -15,6 +15,8 @@ use poem::{
     http::{HeaderValue, header},
 };
 
+use tokio::sync::Semaphore;
+
 use super::{
     body::DRAIN_BYTES_MAX,
     envelope::{self, REQUEST_ID},
@@ -32,6 +34,11 @@ pub struct InFlight {
     /// Longest that the body of a refused request may take to arrive.
     pub body_wait_max: Duration,
 }
+
+/// Reads worked on at once; others in flight wait for their turn. With more, a read's three waits for the processor, of which
+/// Redis's answer is one, come to more than a call of Redis may take: Redis is taken to be away, the store is asked instead,
+/// and goodput falls to a tenth (`docs/decisions/0011-throughput.md`).
+const READS_AT_ONCE: usize = 128;
 
 /// Seconds after which those that are refused may try again, in turn: if all came back together they would be too many again.
 const RETRY_AFTER_S: [&str; 3] = ["1", "2", "3"];
@@ -52,16 +59,19 @@ struct Places {
     kind: &'static str,
     taken: AtomicUsize,
     max: usize,
+    /// Of those, the ones that are worked on.
+    turns: Semaphore,
 }
 
 struct Place<'a>(&'a AtomicUsize);
 
 impl Places {
-    fn new(kind: &'static str, max: usize) -> Self {
+    fn new(kind: &'static str, max: usize, at_once: usize) -> Self {
         Self {
             kind,
             taken: AtomicUsize::new(0),
             max,
+            turns: Semaphore::new(at_once),
         }
     }
 
@@ -82,8 +92,9 @@ impl<E> Shedding<E> {
     pub fn new(inner: E, limits: InFlight) -> Self {
         Self {
             inner,
-            reads: Places::new("read", limits.reads_max),
-            writes: Places::new("write", limits.writes_max),
+            reads: Places::new("read", limits.reads_max, READS_AT_ONCE),
+            // How many of these are worked on is the affair of group commit and of the store.
+            writes: Places::new("write", limits.writes_max, Semaphore::MAX_PERMITS),
             body_wait_max: limits.body_wait_max,
             begun: Instant::now(),
             shed: AtomicUsize::new(0),
@@ -148,13 +159,14 @@ impl<E: Endpoint> Endpoint for Shedding<E> {
     type Output = Response;
 
     async fn call(&self, request: Request) -> Result<Response> {
-        let _place = match self.places(&request) {
-            None => None,
-            Some(places) => match places.take() {
-                Some(place) => Some(place),
-                None => return Ok(self.refuse(request, places.kind).await),
-            },
+        let Some(places) = self.places(&request) else {
+            return Ok(self.inner.get_response(request).await);
         };
+        let Some(_place) = places.take() else {
+            return Ok(self.refuse(request, places.kind).await);
+        };
+        // Nobody closes the semaphore.
+        let _turn = places.turns.acquire().await;
         Ok(self.inner.get_response(request).await)
     }
 }
@@ -165,7 +177,7 @@ mod tests {
 
     #[test]
     fn places_are_taken_up_to_the_limit_and_given_back() {
-        let places = Places::new("read", 2);
+        let places = Places::new("read", 2, 1);
         let (first, second) = (places.take(), places.take());
         assert!(first.is_some() && second.is_some());
         assert!(places.take().is_none() && places.take().is_none());
