@@ -19,10 +19,6 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use redis::Value;
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, MissedTickBehavior},
-};
 use uuid::Uuid;
 
 use super::{
@@ -34,6 +30,7 @@ use crate::{
     telemetry::calls::{self, System},
 };
 
+mod duties;
 mod entry;
 pub mod link;
 mod options;
@@ -41,6 +38,7 @@ mod outcomes;
 mod tokens;
 mod vouching;
 
+use duties::Duties;
 use entry::Answer;
 pub use link::RedisUrl;
 use link::{Call, Fault, Link, RedisLink, Script, Wire};
@@ -49,12 +47,6 @@ use outcomes::{Counts, Outcome};
 use tokens::Tokens;
 use vouching::{Doubt, Terms, View, Vouching};
 
-/// A replica vouches this many times while one word of it lasts.
-const VOUCHES_A_LEASE: u32 = 5;
-
-/// While Redis is away, a replica tries to reach it this often.
-const RECONNECT_EVERY: Duration = Duration::from_millis(100);
-
 /// A cache in Redis.
 pub struct RedisCache {
     vouching: Arc<Vouching>,
@@ -62,18 +54,26 @@ pub struct RedisCache {
     tokens: Tokens,
     pages: Pages,
     counts: Counts,
-    duties: JoinHandle<()>,
+    duties: Duties,
 }
 
 impl RedisCache {
     /// Joins the replicas that use the Redis at `url`. Where it can't be reached, the cache is degraded until it can.
     pub async fn connect(url: RedisUrl, options: RedisOptions) -> Self {
-        let link = RedisLink::new(url, options.call_time_max);
-        Self::over(Arc::new(link), options).await
+        let link = Arc::new(RedisLink::new(url, options.call_time_max));
+        let vouching = Self::vouching(&options);
+        let duties = Duties::begin_apart(Arc::clone(&vouching), link, options.lease).await;
+        Self::with(vouching, duties, options)
     }
 
-    /// As [`connect`](Self::connect), with connections from `link`.
+    /// As [`connect`](Self::connect), with connections from `link`, and no thread of its own.
     pub async fn over(link: Arc<dyn Link>, options: RedisOptions) -> Self {
+        let vouching = Self::vouching(&options);
+        let duties = Duties::begin(Arc::clone(&vouching), link, options.lease).await;
+        Self::with(vouching, duties, options)
+    }
+
+    fn vouching(options: &RedisOptions) -> Arc<Vouching> {
         let terms = Terms {
             lease: options.lease,
             absence_max: options.absence_max,
@@ -81,21 +81,15 @@ impl RedisCache {
             unmarked_max: options.unmarked_max,
         };
         let replica = Uuid::new_v4().simple().to_string();
-        let tokens = Tokens::of(&replica);
-        let vouching = Arc::new(Vouching::new(replica, &options.prefix, terms));
-        // The first round before anything is written: a replica that the others don't know of can't warn them.
-        // Failing that, it goes without, and has said so.
-        let _ = vouching.round(link.as_ref()).await;
-        let duties = tokio::spawn(duties(
-            Arc::clone(&vouching),
-            link,
-            options.lease / VOUCHES_A_LEASE,
-        ));
+        Arc::new(Vouching::new(replica, &options.prefix, terms))
+    }
+
+    fn with(vouching: Arc<Vouching>, duties: Duties, options: RedisOptions) -> Self {
         Self {
+            tokens: Tokens::of(vouching.replica()),
             vouching,
             pages: Pages::new(options.pages_bytes_max),
             options,
-            tokens,
             counts: Counts::default(),
             duties,
         }
@@ -459,28 +453,9 @@ impl Cache for RedisCache {
     }
 
     async fn close(&self) {
-        self.duties.abort();
+        self.duties.end();
         if let Err(fault) = self.vouching.leave().await {
             tracing::debug!(error = %fault, "left the cache without a word");
-        }
-    }
-}
-
-impl Drop for RedisCache {
-    fn drop(&mut self) {
-        self.duties.abort();
-    }
-}
-
-/// Does a replica's duties for as long as it lives.
-async fn duties(vouching: Arc<Vouching>, link: Arc<dyn Link>, every: Duration) {
-    // The first round was done before anything else.
-    let mut rounds = tokio::time::interval_at(Instant::now() + every, every);
-    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        rounds.tick().await;
-        if let Err(Fault::Lost(_) | Fault::Refused(_)) = vouching.round(link.as_ref()).await {
-            tokio::time::sleep(RECONNECT_EVERY).await;
         }
     }
 }

@@ -185,6 +185,10 @@ impl Vouching {
         }
     }
 
+    pub(super) fn replica(&self) -> &str {
+        &self.replica
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
