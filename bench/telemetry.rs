@@ -17,12 +17,12 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
+mod processor_time;
+
 const CONNECTIONS: usize = 32;
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(3);
 const EVENTS_OF_SESSION: usize = 50;
-/// Of the kernel's clock ticks, in which /proc counts.
-const TICK: Duration = Duration::from_millis(10);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -166,16 +166,7 @@ impl Server {
     }
 
     fn processor_time(&self) -> Result<Duration, Failure> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // After the name, which may hold anything: user time is the 12th field, the system's the 13th.
-        let fields: Vec<&str> = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .split_whitespace()
-            .collect();
-        let ticks: u32 = fields[11].parse::<u32>()? + fields[12].parse::<u32>()?;
-        Ok(TICK * ticks)
+        processor_time::processor_time(self.child.id()).ok_or_else(|| "the server is gone".into())
     }
 }
 

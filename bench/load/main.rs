@@ -28,6 +28,8 @@ mod limits;
 mod machine;
 mod open_loop;
 mod proc;
+#[path = "../processor_time.rs"]
+mod processor_time;
 mod raw;
 mod report;
 mod requests;

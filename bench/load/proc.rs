@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use crate::Failure;
-
-/// Of the kernel's clock ticks, in which it counts.
-const TICK: Duration = Duration::from_millis(10);
+use crate::{Failure, processor_time::processor_time};
 
 /// The processes whose time goes into a measurement.
 #[derive(Clone, Copy, Default)]
@@ -47,14 +44,6 @@ impl Cpu {
             generator: self.generator.saturating_sub(before.generator),
         }
     }
-}
-
-fn processor_time(pid: u32) -> Option<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // After the name, which may hold anything: user time is the 12th field, the system's the 13th.
-    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at)?.parse::<u32>().ok();
-    Some(TICK * (ticks(11)? + ticks(12)?))
 }
 
 /// The resident memory of a process in MiB.

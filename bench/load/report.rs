@@ -28,35 +28,39 @@ const PARTS: [Part; 7] = [
 ];
 
 pub fn progress(row: &Row) {
-    eprintln!(
-        "{:<28} {:<26} {:>9}/s  p99 {} ms{}",
+    let p99 = milliseconds(row.tally.quantile_ms(0.99));
+    let rate = rate(row.part, &row.tally);
+    told(
         row.subject.name(),
-        row.part.name(),
-        grouped(rate(row.part, &row.tally)),
-        milliseconds(row.tally.quantile_ms(0.99)),
-        failed(&row.tally)
+        row.part,
+        rate,
+        &format!("  p99 {p99} ms"),
+        &row.tally,
     );
 }
 
 pub fn latency_progress(row: &Latency) {
-    eprintln!(
-        "{:<28} {:<26} {:>9}/s  p99 {} ms, open loop{}",
-        row.subject.name(),
-        row.part.name(),
-        grouped(row.rate),
-        milliseconds(row.tally.quantile_ms(0.99)),
-        failed(&row.tally)
-    );
+    let p99 = milliseconds(row.tally.quantile_ms(0.99));
+    let more = format!("  p99 {p99} ms, open loop");
+    told(row.subject.name(), row.part, row.rate, &more, &row.tally);
 }
 
 pub fn overload_progress(row: &Overload) {
+    let rate = row.overload.requests_per_s();
+    let more = format!(" at twice saturation, {:.2} of the peak", rate / row.peak);
+    told(row.target.name(), row.part, rate, &more, &row.overload);
+}
+
+/// One line, as soon as it is known.
+fn told(who: &str, part: Part, rate: f64, more: &str, tally: &Tally) {
+    let failed = match tally.errors() {
+        0 => String::new(),
+        errors => format!("  {errors} FAILED"),
+    };
     eprintln!(
-        "{:<28} {:<26} {:>9}/s at twice saturation, {:.2} of the peak{}",
-        row.target.name(),
-        row.part.name(),
-        grouped(row.overload.requests_per_s()),
-        row.overload.requests_per_s() / row.peak,
-        failed(&row.overload)
+        "{who:<28} {:<26} {:>9}/s{more}{failed}",
+        part.name(),
+        grouped(rate)
     );
 }
 
@@ -78,13 +82,6 @@ pub fn resources_progress(row: &Resources) {
         row.connections,
         row.connected_mib
     );
-}
-
-fn failed(tally: &Tally) -> String {
-    match tally.errors() {
-        0 => String::new(),
-        errors => format!("  {errors} FAILED"),
-    }
 }
 
 /// Events for what writes events, else requests.

@@ -10,7 +10,7 @@ use std::{
 use futures_util::FutureExt;
 use poem::{
     Endpoint, Request, Response, Result,
-    http::{HeaderName, HeaderValue, Method, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
 };
 use tracing::{Instrument, Span};
 use uuid::Uuid;
@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
@@ -48,8 +48,10 @@ impl RequestId {
         self.0.to_str().unwrap_or_default()
     }
 
-    pub fn header(&self) -> HeaderValue {
-        self.0.clone()
+    /// Sets what every answer has: this id, and that nobody may keep it. A proxy that did would serve it stale (I3).
+    pub fn mark(&self, headers: &mut HeaderMap) {
+        headers.insert(REQUEST_ID, self.0.clone());
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
 }
 
@@ -129,9 +131,7 @@ impl Endpoint for Envelope {
         exchange.status = response.status().as_u16();
 
         let headers = response.headers_mut();
-        headers.insert(REQUEST_ID, id.header());
-        // A proxy that kept an answer would serve it stale (I3).
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        id.mark(headers);
         if let Some(value) = spans::traceparent(&traced).and_then(|text| HeaderValue::from_str(&text).ok()) {
             headers.insert(TRACEPARENT, value);
         }

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     body::DRAIN_BYTES_MAX,
-    envelope::{self, REQUEST_ID},
+    envelope,
     problem::{Code, Problem},
 };
 use crate::telemetry::metrics::metrics;
@@ -137,8 +137,7 @@ impl<E> Shedding<E> {
         let retry_after = HeaderValue::from_static(RETRY_AFTER_S[shed % RETRY_AFTER_S.len()]);
         let headers = response.headers_mut();
         headers.insert(header::RETRY_AFTER, retry_after);
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(REQUEST_ID, id.header());
+        id.mark(headers);
         response
     }
 }

@@ -78,9 +78,8 @@ impl Service {
     async fn stored(&self, key: &SessionKey, asked: &Asked) -> Result<EventsPage> {
         let hot = self.store.events(key, &asked.query).await?;
         let page = self.whole(key, &asked.query, hot).await?;
-        let last = page.items.last().filter(|_| page.has_more);
         Ok(EventsPage {
-            next_cursor: last.map(|event| asked.cursors.event(&EventPosition::from(event))),
+            next_cursor: asked.next_cursor(&page),
             events: page.items,
         })
     }
@@ -145,6 +144,14 @@ impl Service {
 pub(super) struct Asked {
     pub(super) cursors: Cursor,
     pub(super) query: EventQuery,
+}
+
+impl Asked {
+    /// Where the page after this one begins, if there is one.
+    pub(super) fn next_cursor(&self, page: &Page<Event>) -> Option<String> {
+        let last = page.items.last().filter(|_| page.has_more)?;
+        Some(self.cursors.event(&EventPosition::from(last)))
+    }
 }
 
 /// Counts what became of events.

@@ -158,7 +158,7 @@ impl Shared {
         }
         (state.events, state.bytes) = (events, bytes);
         state.queue.push_back(unit);
-        if !self.may_start(&state) {
+        if !self.may_start(&state, state.slots_in_use) {
             return Ok(None);
         }
         state.slots_in_use += 1;
@@ -171,22 +171,19 @@ impl Shared {
         }))
     }
 
-    /// Whether another group may leave: a commit costs much the same whatever is in it, so the next to the one under
-    /// way waits until it is worth as much.
-    fn may_start(&self, state: &State) -> bool {
-        state.slots_in_use == 0
-            || (state.slots_in_use < self.limits.flush_slots && state.events >= state.events_under_way)
+    /// Whether a group may leave beside so many others: a commit costs much the same whatever is in it, so the next to
+    /// those under way waits until it is worth as much.
+    fn may_start(&self, state: &State, others: usize) -> bool {
+        others == 0 || (others < self.limits.flush_slots && state.events >= state.events_under_way)
     }
 
-    /// The next group, or `None` when the queue is empty, and then the slot is given back under the same lock:
-    /// no append can slip in between and find neither a free slot nor anyone to take it along.
+    /// The next group, or `None` when none may leave, and then the slot is given back under the same lock: no append
+    /// can slip in between and find neither a free slot nor anyone to take it along. What stays in the queue then
+    /// leaves with the last of the others, at the latest.
     fn next_group(&self, slot: &mut Slot) -> Option<Vec<Unit>> {
         let mut state = self.lock();
         slot.end_group(&mut state);
-        state.slots_in_use -= 1;
-        let goes_on = !state.queue.is_empty() && self.may_start(&state);
-        state.slots_in_use += 1;
-        if !goes_on {
+        if state.queue.is_empty() || !self.may_start(&state, state.slots_in_use - 1) {
             slot.release(&mut state);
             return None;
         }
@@ -222,7 +219,7 @@ impl Shared {
     }
 }
 
-/// The right to have a group under way; given back when the queue is empty, or when the flush is dropped.
+/// The right to have a group under way; given back when no further one may leave, or when the flush is dropped.
 struct Slot {
     shared: Arc<Shared>,
     held: bool,

@@ -13,7 +13,7 @@ use tracing::{Instrument, instrument};
 use super::{Service, events::Asked};
 use crate::{
     cache::{Found, Lease, Lookup, Place, Query, Rendered, Shape},
-    domain::{Event, EventFilter, EventPosition, EventQuery, Limit, Order, Result, Session, SessionKey},
+    domain::{Event, EventFilter, EventQuery, Limit, Order, Result, Session, SessionKey},
 };
 
 /// Which page of a session's events.
@@ -212,12 +212,11 @@ impl Service {
             // It may have been restored, and changed, while the archive was read.
             found = Some(self.session(key).await?);
         }
-        let last = page.items.last().filter(|_| page.has_more);
         Ok(Stored {
             is_hot,
             version: found.as_ref().map_or(0, |session| session.version),
             page: ReadPage {
-                next_cursor: last.map(|event| asked.cursors.event(&EventPosition::from(event))),
+                next_cursor: asked.next_cursor(&page),
                 session: found.map(|session| SessionRead::Stored(Box::new(session))),
                 events: EventsRead::Stored(page.items),
             },

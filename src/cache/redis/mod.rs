@@ -116,30 +116,24 @@ impl RedisCache {
 
     /// What came of each call, in their order.
     async fn call_all(&self, wire: &dyn Wire, script: Script, calls: Vec<Call<'_>>) -> Vec<Option<Value>> {
+        // Those that are made together are counted together: one that failed stands for all.
+        fn first_fault(results: &[Result<Value, Fault>]) -> Option<&Fault> {
+            results.iter().find_map(|result| result.as_ref().err())
+        }
         let made = async {
-            let mut results = wire.call_all(calls).await;
-            // Those that are told together are counted together; one that failed stands for all.
-            match results.iter().position(Result::is_err) {
-                Some(at) => {
-                    let fault = std::mem::replace(&mut results[at], Ok(Value::Nil));
-                    let mut values: Vec<_> = results.into_iter().map(Result::ok).collect();
-                    values[at] = None;
-                    Err((fault.err().unwrap_or(Fault::Senseless), values))
-                }
-                None => Ok(results.into_iter().map(Result::ok).collect()),
+            let results = wire.call_all(calls).await;
+            match first_fault(&results) {
+                None => Ok(results),
+                Some(_) => Err(results),
             }
         };
-        let error = |(fault, _): &(Fault, _)| fault.name();
-        match calls::database(System::Redis, script.name(), error, made).await {
-            Ok(values) => {
-                self.vouching.went_through();
-                values
-            }
-            Err((fault, values)) => {
-                self.vouching.failed(&fault);
-                values
-            }
+        let error = |results: &Vec<_>| first_fault(results).map_or("", Fault::name);
+        let (Ok(results) | Err(results)) = calls::database(System::Redis, script.name(), error, made).await;
+        match first_fault(&results) {
+            None => self.vouching.went_through(),
+            Some(fault) => self.vouching.failed(fault),
         }
+        results.into_iter().map(Result::ok).collect()
     }
 
     async fn call(&self, wire: &dyn Wire, call: Call<'_>) -> Option<Value> {
