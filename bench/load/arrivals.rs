@@ -8,6 +8,10 @@ use std::{
 
 use tokio::sync::Semaphore;
 
+/// Requests that are due within so short a time are let go together, the first of them late: to wake up for each would
+/// take from the service what it is measured by. Their latency counts from when they were due.
+const GRAIN: Duration = Duration::from_micros(200);
+
 /// A time of one rate.
 #[derive(Clone, Copy, Debug)]
 pub struct Phase {
@@ -94,12 +98,13 @@ impl Arrivals {
         });
         let pacer = Arc::clone(&arrivals);
         std::thread::spawn(move || {
-            for (due, _) in schedule {
-                let wait = (began + due).saturating_duration_since(Instant::now());
-                if !wait.is_zero() {
-                    std::thread::sleep(wait);
-                }
-                pacer.due.add_permits(1);
+            let mut schedule = schedule.map(|(due, _)| began + due).peekable();
+            while let Some(next) = schedule.peek() {
+                let wait = next.saturating_duration_since(Instant::now());
+                std::thread::sleep(wait.max(GRAIN));
+                let now = Instant::now();
+                let due = std::iter::from_fn(|| schedule.next_if(|due| *due <= now));
+                pacer.due.add_permits(due.count());
             }
             // Each worker learns that nothing follows.
             pacer.due.add_permits(workers);

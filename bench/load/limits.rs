@@ -104,8 +104,13 @@ pub async fn measure(
         );
         add(Limit::RedisGet, Part::HotReads, what, tally);
     }
+    if wants(Part::Appends) {
+        let tally = poem(bench, Part::Appends, closed).await?;
+        let what = "POST one event to a process that does nothing else than send it back".to_owned();
+        add(Limit::PoemEcho, Part::Appends, what, tally);
+    }
     if wants(Part::HotReads) {
-        let tally = poem(bench, closed).await?;
+        let tally = poem(bench, Part::HotReads, closed).await?;
         let what =
             format!("the hot read's {bytes} bytes from the memory of a process that does nothing else");
         add(Limit::Poem, Part::HotReads, what, tally);
@@ -149,13 +154,13 @@ fn keep_better(best: &mut Option<(Tally, usize)>, tally: Tally, of: usize) {
     }
 }
 
-/// As the hot reads, with the same generator.
-async fn poem(bench: &Bench, closed: Closed) -> Result<Tally, Failure> {
+/// The same requests as the service gets, from the same generator.
+async fn poem(bench: &Bench, part: Part, closed: Closed) -> Result<Tally, Failure> {
     let poem = Poem::start(&bench.hot_body).await?;
     let load = Load {
         address: poem.address,
         connections: closed.clients,
-        workload: bench.workload(Part::HotReads)?,
+        workload: bench.workload(part)?,
         pace: Pace::Closed {
             warm_up: closed.warm_up,
             span: closed.span,

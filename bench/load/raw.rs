@@ -17,7 +17,7 @@ use mongodb::{
     bson::{DateTime, RawDocumentBuf, doc, rawdoc},
     options::{Acknowledgment, ClientOptions, InsertManyOptions, WriteConcern},
 };
-use poem::{EndpointExt as _, Route, Server, get, handler, listener::Listener as _, web::Data};
+use poem::{EndpointExt as _, Route, Server, get, handler, listener::Listener as _, post, web::Data};
 
 use crate::{
     Failure,
@@ -307,7 +307,7 @@ pub fn sqlite_commits(bodies: &Bodies, warm_up: Duration, span: Duration) -> Res
 /// address to, follow it.
 pub const POEM_FLAG: &str = "--serve-from-memory";
 
-/// A server of another process that answers every GET with the same bytes.
+/// A server of another process that answers every GET with the same bytes, and an append with what was sent.
 pub struct Poem {
     pub address: std::net::SocketAddr,
     child: Child,
@@ -373,7 +373,19 @@ pub async fn serve_from_memory(file: PathBuf, address_file: PathBuf) -> Result<(
     let partial = address_file.with_extension("partial");
     std::fs::write(&partial, address.to_string())?;
     std::fs::rename(partial, address_file)?;
-    let app = Route::new().at("/v1/sessions/:id", get(copy)).data(body);
+    let app = Route::new()
+        .at("/v1/sessions/:id", get(copy))
+        .at("/v1/sessions/:id/events", post(echo))
+        .data(body);
     Server::new_with_acceptor(acceptor).run(app).await?;
     Ok(())
+}
+
+/// An answer to an append is hardly longer than what was sent.
+#[handler]
+fn echo(sent: Vec<u8>) -> poem::Response {
+    poem::Response::builder()
+        .status(poem::http::StatusCode::CREATED)
+        .content_type("application/json")
+        .body(sent)
 }

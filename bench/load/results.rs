@@ -20,6 +20,7 @@ pub enum Limit {
     InsertManyIndexed,
     RedisGet,
     Poem,
+    PoemEcho,
     SqliteCommit,
 }
 
@@ -32,6 +33,7 @@ impl Limit {
             Self::InsertManyIndexed => "raw insert_many × 500, indexed",
             Self::RedisGet => "raw Redis GET",
             Self::Poem => "poem, from memory",
+            Self::PoemEcho => "poem, sends it back",
             Self::SqliteCommit => "SQLite, a commit each",
         }
     }

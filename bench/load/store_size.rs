@@ -20,8 +20,11 @@ const SMALL: u64 = 50_000;
 const EVENTS_OF_REQUEST: usize = 500;
 const BATCHES_SMALL: u64 = 1;
 const BATCHES_LARGE: u64 = 2;
-/// What the engine has still to do when it was just filled is not what is measured.
+/// What the engine has still to do when it was just filled is not what is measured: until, for as long as this, it takes
+/// next to none of a processor; at most so long.
 const SETTLE: Duration = Duration::from_secs(3);
+const IDLE: f64 = 0.05;
+const SETTLE_MAX: Duration = Duration::from_mins(3);
 
 pub async fn measure(
     target: Target,
@@ -47,7 +50,7 @@ pub async fn measure(
         let filled = bench.filled(sessions, EVENTS_OF_REQUEST, batches).await?;
         let fill = began.elapsed();
         there += filled.events;
-        tokio::time::sleep(SETTLE).await;
+        settle(&bench).await?;
         let appends = bench.closed(bench.workload(Part::Appends)?, args).await?;
         bench.warmed(HOT).await?;
         let hot_reads = bench.closed(bench.workload(Part::HotReads)?, args).await?;
@@ -64,4 +67,22 @@ pub async fn measure(
         results.sizes.push(size);
     }
     bench.service.stop().await
+}
+
+async fn settle(bench: &Bench) -> Result<(), Failure> {
+    let watched = bench.service.watched;
+    let began = Instant::now();
+    while began.elapsed() < SETTLE_MAX {
+        let before = watched.cpu();
+        tokio::time::sleep(SETTLE).await;
+        let took = watched.cpu().since(before);
+        if (took.service + took.mongod).as_secs_f64() < IDLE * SETTLE.as_secs_f64() {
+            return Ok(());
+        }
+    }
+    Err(format!(
+        "the engine is not idle {} s after it was filled",
+        SETTLE_MAX.as_secs()
+    )
+    .into())
 }

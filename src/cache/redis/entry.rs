@@ -66,14 +66,19 @@ pub(super) enum Answer {
 impl Answer {
     /// `None` for what the script never gives.
     pub(super) fn read(value: Value) -> Option<Self> {
-        let Value::Array(items) = value else { return None };
-        let mut items = items.into_iter();
-        match bytes(items.next()?)?.as_slice() {
+        let (word, mut more) = match value {
+            Value::Array(items) => {
+                let mut items = items.into_iter();
+                (items.next()?, items)
+            }
+            word => (word, Vec::new().into_iter()),
+        };
+        match bytes(word)?.as_slice() {
             b"same" => Some(Self::Same),
-            b"hit" => hit(items),
+            b"hit" => hit(more),
             b"pending" => Some(Self::Pending),
             b"miss" => Some(Self::Miss {
-                granted: integer(items.next()?)? == 1,
+                granted: integer(more.next()?)? == 1,
             }),
             b"beyond" => Some(Self::Beyond),
             b"behind" => Some(Self::Behind),

@@ -9,8 +9,10 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use redis::{
-    AsyncConnectionConfig, Client, IntoConnectionInfo, Pipeline, RedisError, ServerErrorKind, Value,
-    aio::MultiplexedConnection, cluster::ClusterClient, cluster_async::ClusterConnection,
+    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+    cluster::ClusterClient,
+    cluster_async::ClusterConnection,
     io::tcp::TcpSettings,
 };
 use tokio::time::timeout;
@@ -126,19 +128,36 @@ impl Script {
         }
     }
 
-    /// The whole of its text, with what must stand before it. `clock` defines `now_us`.
+    /// Whether it is about a session. Such a script runs for several at once: see `scripts/together.lua`.
+    pub fn is_of_session(self) -> bool {
+        !matches!(self, Self::Vouch | Self::About)
+    }
+
+    /// The whole of its text, with what stands around it. `clock` defines `now_us`.
     pub fn code(self, clock: &str) -> String {
         const ENTRY: &str = include_str!("../scripts/entry.lua");
-        let (before, body) = match self {
-            Self::Begin => (ENTRY, include_str!("../scripts/begin.lua")),
-            Self::Finish => (ENTRY, include_str!("../scripts/finish.lua")),
-            Self::Read => (ENTRY, include_str!("../scripts/read.lua")),
-            Self::Fill => (ENTRY, include_str!("../scripts/fill.lua")),
-            Self::Forget => (ENTRY, include_str!("../scripts/forget.lua")),
-            Self::Vouch => ("", include_str!("../scripts/vouch.lua")),
-            Self::About => ("", include_str!("../scripts/about.lua")),
+        const TOGETHER: &str = include_str!("../scripts/together.lua");
+        let body = match self {
+            Self::Begin => include_str!("../scripts/begin.lua"),
+            Self::Finish => include_str!("../scripts/finish.lua"),
+            Self::Read => include_str!("../scripts/read.lua"),
+            Self::Fill => include_str!("../scripts/fill.lua"),
+            Self::Forget => include_str!("../scripts/forget.lua"),
+            Self::Vouch => include_str!("../scripts/vouch.lua"),
+            Self::About => include_str!("../scripts/about.lua"),
         };
-        format!("{clock}\n{before}\n{body}")
+        match self.is_of_session() {
+            true => format!("{clock}\n{ENTRY}\n{body}\n{TOGETHER}"),
+            false => format!("{clock}\n{body}"),
+        }
+    }
+
+    /// Takes apart what a script of a session gave for so many of them.
+    pub fn answers(value: Value, sessions: usize) -> Vec<Result<Value, Fault>> {
+        match value {
+            Value::Array(answers) if answers.len() == sessions => answers.into_iter().map(answer).collect(),
+            _ => (0..sessions).map(|_| Err(Fault::Senseless)).collect(),
+        }
     }
 }
 
@@ -197,6 +216,9 @@ pub trait Wire: Send + Sync {
         join_all(calls.into_iter().map(|call| self.call(call))).await
     }
 }
+
+/// Sessions of one command: while it runs, Redis does nothing else.
+const SESSIONS_AT_ONCE: usize = 32;
 
 /// Real connections.
 pub(super) struct RedisLink {
@@ -281,70 +303,92 @@ struct RedisWire {
     scripts: Arc<Scripts>,
 }
 
+impl RedisWire {
+    /// Sends calls of one script as one command: of a session's any number, of others one.
+    async fn send(&self, calls: &[Call<'_>]) -> Vec<Result<Value, Fault>> {
+        let Some(Call { script, .. }) = calls.first() else {
+            return Vec::new();
+        };
+        let code = self.scripts.get(*script);
+        let mut command = redis::cmd("EVALSHA");
+        let keys = calls.iter().map(|call| call.keys.len()).sum::<usize>();
+        command.arg(code.get_hash()).arg(keys);
+        calls.iter().for_each(|call| _ = command.arg(call.keys));
+        for call in calls {
+            if script.is_of_session() {
+                command.arg(call.args.len());
+            }
+            command.arg(&call.args);
+        }
+        // A connection is a handle: calls of all clones share it.
+        let sent = async {
+            match self.connection.clone() {
+                Connection::Single(mut connection) => run(&mut connection, &command, code).await,
+                Connection::Cluster(mut connection) => run(&mut connection, &command, code).await,
+            }
+        };
+        let failed = match timeout(self.call_time_max, sent).await {
+            Ok(Ok(value)) if script.is_of_session() => return Script::answers(value, calls.len()),
+            Ok(Ok(value)) => return vec![Ok(value)],
+            Ok(Err(error)) => Some(error),
+            Err(_) => None,
+        };
+        let fault = |_| match &failed {
+            Some(error) => Err(Fault::of(error.clone())),
+            None => Err(Fault::TimedOut),
+        };
+        calls.iter().map(fault).collect()
+    }
+}
+
+/// Runs a command that names a script by its hash, and tells Redis the script where it has not seen it yet.
+async fn run(
+    connection: &mut impl ConnectionLike,
+    command: &redis::Cmd,
+    code: &redis::Script,
+) -> Result<Value, RedisError> {
+    match command.query_async(connection).await {
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            code.load_async(connection).await?;
+            command.query_async(connection).await
+        }
+        outcome => outcome,
+    }
+}
+
+/// One of the answers of `together.lua`.
+fn answer(value: Value) -> Result<Value, Fault> {
+    match value {
+        Value::SimpleString(said) => {
+            let error = (
+                ErrorKind::Server(ServerErrorKind::ResponseError),
+                "a script failed",
+                said,
+            );
+            Err(Fault::Refused(error.into()))
+        }
+        value => Ok(value),
+    }
+}
+
 #[async_trait]
 impl Wire for RedisWire {
     async fn call(&self, call: Call<'_>) -> Result<Value, Fault> {
-        let script = self.scripts.get(call.script);
-        let mut invocation = script.prepare_invoke();
-        for key in call.keys {
-            invocation.key(key);
-        }
-        for arg in call.args {
-            invocation.arg(arg);
-        }
-        // A connection is a handle: calls of all clones share it.
-        let run = async {
-            match self.connection.clone() {
-                Connection::Single(mut connection) => invocation.invoke_async(&mut connection).await,
-                Connection::Cluster(mut connection) => invocation.invoke_async(&mut connection).await,
-            }
-        };
-        match timeout(self.call_time_max, run).await {
-            Ok(outcome) => outcome.map_err(Fault::of),
-            Err(_) => Err(Fault::TimedOut),
-        }
+        let answered = self.send(&[call]).await.pop();
+        answered.unwrap_or(Err(Fault::Senseless))
     }
 
-    /// One message to a single Redis, whatever the number of calls; a cluster's nodes are each sent their own.
+    /// As few commands as may be. The sessions of a command must be of one node.
     async fn call_all(&self, calls: Vec<Call<'_>>) -> Vec<Result<Value, Fault>> {
-        let connection = match &self.connection {
-            Connection::Single(connection) if calls.len() > 1 => connection,
-            _ => return join_all(calls.into_iter().map(|call| self.call(call))).await,
+        let at_once = match self.connection {
+            Connection::Single(_) => SESSIONS_AT_ONCE,
+            Connection::Cluster(_) => 1,
         };
-        let mut pipeline = Pipeline::with_capacity(calls.len());
-        for call in &calls {
-            let script = self.scripts.get(call.script);
-            let command = pipeline.cmd("EVALSHA");
-            command.arg(script.get_hash()).arg(call.keys.len()).arg(call.keys);
-            command.arg(&call.args);
-        }
-        let mut connection = connection.clone();
-        let sent = connection.send_packed_commands(&pipeline, 0, calls.len());
-        let values = match timeout(self.call_time_max, sent).await {
-            Ok(Ok(values)) if values.len() == calls.len() => values,
-            outcome => {
-                let failed = |_| {
-                    Err(match &outcome {
-                        Ok(Ok(_)) => Fault::Senseless,
-                        Ok(Err(error)) => Fault::of(error.clone()),
-                        Err(_) => Fault::TimedOut,
-                    })
-                };
-                return calls.iter().map(failed).collect();
-            }
-        };
-        let mut results = Vec::with_capacity(calls.len());
-        for (call, value) in calls.into_iter().zip(values) {
-            results.push(match value {
-                // It has not seen this script yet: one call makes it known.
-                Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript) => {
-                    self.call(call).await
-                }
-                Value::ServerError(error) => Err(Fault::Refused(error.into())),
-                value => Ok(value),
-            });
-        }
-        results
+        let alike = calls.chunk_by(|one, next| one.script == next.script && one.script.is_of_session());
+        let sent = alike
+            .flat_map(|alike| alike.chunks(at_once))
+            .map(|some| self.send(some));
+        join_all(sent).await.into_iter().flatten().collect()
     }
 }
 

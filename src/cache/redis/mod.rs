@@ -15,7 +15,7 @@
 //! Redis is asked once before and once after a write, and once for a read. The scripts and what lies in the keys are in
 //! `src/cache/scripts`.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use redis::Value;
@@ -33,6 +33,7 @@ use crate::{
 mod duties;
 mod entry;
 pub mod link;
+mod lookups;
 mod options;
 mod outcomes;
 mod tokens;
@@ -42,6 +43,7 @@ use duties::Duties;
 use entry::Answer;
 pub use link::RedisUrl;
 use link::{Call, Fault, Link, RedisLink, Script, Wire};
+use lookups::Lookups;
 pub use options::RedisOptions;
 use outcomes::{Counts, Outcome};
 use tokens::Tokens;
@@ -52,6 +54,7 @@ pub struct RedisCache {
     vouching: Arc<Vouching>,
     options: RedisOptions,
     tokens: Tokens,
+    lookups: Lookups,
     pages: Pages,
     counts: Counts,
     duties: Duties,
@@ -88,6 +91,7 @@ impl RedisCache {
         Self {
             tokens: Tokens::of(vouching.replica()),
             vouching,
+            lookups: Lookups::new(options.call_time_max),
             pages: Pages::new(options.pages_bytes_max),
             options,
             counts: Counts::default(),
@@ -136,9 +140,13 @@ impl RedisCache {
         results.into_iter().map(Result::ok).collect()
     }
 
-    async fn call(&self, wire: &dyn Wire, call: Call<'_>) -> Option<Value> {
-        let name = call.script.name();
-        match calls::database(System::Redis, name, Fault::name, wire.call(call)).await {
+    /// What came of a call that is made with this.
+    async fn called(
+        &self,
+        script: Script,
+        call: impl Future<Output = Result<Value, Fault>>,
+    ) -> Option<Value> {
+        match calls::database(System::Redis, script.name(), Fault::name, call).await {
             Ok(value) => {
                 self.vouching.went_through();
                 Some(value)
@@ -187,12 +195,9 @@ impl RedisCache {
             flag(shape.session),
             tag.to_vec(),
         ];
-        let call = Call {
-            script: Script::Read,
-            keys: &entry::keys(&self.options.prefix, key),
-            args,
-        };
-        let answer = Answer::read(self.call(view.wire.as_ref(), call).await?);
+        let keys = entry::keys(&self.options.prefix, key);
+        let asked = self.lookups.ask(&view.wire, keys, args);
+        let answer = Answer::read(self.called(Script::Read, asked).await?);
         if answer.is_none() {
             self.vouching.failed(&Fault::Senseless);
         }
@@ -234,11 +239,12 @@ impl RedisCache {
 
     fn push_events(&self, args: &mut Vec<Vec<u8>>, events: &[&Appended]) {
         let bytes: usize = events.iter().map(|one| one.event.payload.as_str().len()).sum();
-        if bytes > self.options.session_bytes_max {
+        let kept = self.options.events_max.get();
+        if bytes > self.options.session_bytes_max || events.len() > kept {
             return args.push("drop".into());
         }
         args.push("events".into());
-        args.push(number(self.options.events_max.get()));
+        args.push(number(kept));
         args.push(number(self.options.session_bytes_max));
         args.push(number(events.iter().map(|one| one.event.seq).max().unwrap_or(0)));
         for Appended { event, replayed } in events {
@@ -420,7 +426,7 @@ impl Cache for RedisCache {
             keys: &entry::keys(&self.options.prefix, &lease.key),
             args,
         };
-        self.call(wire.as_ref(), call).await;
+        self.called(Script::Fill, wire.call(call)).await;
     }
 
     fn keep(&self, place: Place, rendered: Rendered) {

@@ -10,7 +10,8 @@
 --   state: there is no entry; events: it has not the n members it should; pending: the writer misses its token, and
 --   drops the entry before it is acknowledged; fill: the fill is refused; seq: the clock alone gives the next.
 
-local STATE, EVENTS, PENDING, FILL, SEQ = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+-- Of the session at hand, and the time (us): `together.lua` says which.
+local STATE, EVENTS, PENDING, FILL, SEQ, now
 
 -- A number as an integer: Lua's own way is 1.7e+15.
 local function int(number)
@@ -23,7 +24,7 @@ local function drop()
 end
 
 -- Writers whose time is over died between the database and here: what they did is not known.
-local function bury(now)
+local function bury()
   if redis.call('ZREMRANGEBYSCORE', PENDING, '-inf', int(now)) > 0 then
     drop()
   end

@@ -1,86 +1,88 @@
 -- A page of a session's events, and the session, where the entry can answer exactly.
--- ARGV  1 generation  2 asc or desc  3 limit  4 score and  5 beginning of the member that the page goes on from, or ''
---       6 seq that the answer must not be older than, or ''  7 token and  8 ms of the reader that wants to fill
---       9 1 if the session is wanted  10 tag of the entry that the reader has this page from, or ''
+-- order: asc or desc; score, beginning: of the member that the page goes on from, or ''; min_seq: that the answer must
+-- not be older than, or ''; token, fill_ms: of the reader that wants to fill; whole: 1 if the session is wanted;
+-- copy: tag of the entry that the reader has this page from, or ''
 -- A reader without a token does not fill.
--- Gives {'same'}  the entry has that tag: nothing has changed since, and the page is the one that the reader has, or
+-- Gives 'same'  the entry has that tag: nothing has changed since, and the page is the one that the reader has, or
 --   {'hit', tag, version, session, events, score, beginning}  the events' JSON with commas between, and where there are
 --                more, the score and the beginning of the last one's member, else '', or
---   {'pending'}  a write is under way: ask the database, and do not fill
+--   'pending'    a write is under way: ask the database, and do not fill
 --   {'miss', 1}  ask the database, then fill with the token; {'miss', 0}  another reader fills already, or no token
---   {'beyond'}   the page reaches further back than the entry
---   {'behind'}   the entry has nothing as new as was asked for
+--   'beyond'     the page reaches further back than the entry
+--   'behind'     the entry has nothing as new as was asked for
 
-local now = now_us()
--- There is no such key when nothing is pending, nor anyone to bury.
-if redis.call('EXISTS', PENDING) == 1 then
-  bury(now)
-  if redis.call('ZCARD', PENDING) > 0 then
-    return { 'pending' }
-  end
-end
-
-local state = redis.call('HMGET', STATE, 'g', 'x', 'n', 'c', 'l', 'v', 't', 'r')
-local n = redis.call('ZCARD', EVENTS)
-if state[1] ~= ARGV[1] or tonumber(state[2]) <= now or tonumber(state[3]) ~= n then
-  redis.call('DEL', STATE, EVENTS)
-  local mine = ARGV[7] ~= '' and redis.call('SET', FILL, ARGV[7], 'NX', 'PX', ARGV[8])
-  return { 'miss', mine and 1 or 0 }
-end
-if ARGV[6] ~= '' and tonumber(ARGV[6]) > tonumber(state[5]) then
-  return { 'behind' }
-end
--- This very moment is what makes a copy good: the entry is believed, and is what the copy was made from.
-local tag = state[7] .. ' ' .. state[8]
-if ARGV[10] == tag then
-  return { 'same' }
-end
-
-local descending, limit, complete = ARGV[2] == 'desc', tonumber(ARGV[3]), state[4] == '1'
--- The rank that the page begins at, counted from the page's own end of the set.
-local first = 0
-if ARGV[4] ~= '' then
-  -- By equality alone: Lua compares strings as the locale has it, Redis as bytes.
-  local rank = redis.call('ZCOUNT', EVENTS, '-inf', '(' .. ARGV[4])
-  local found = false
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', EVENTS, ARGV[4], ARGV[4])) do
-    if member:sub(1, #ARGV[5]) == ARGV[5] then
-      found = true
-      break
+local function session(generation, order, limit, score, beginning, min_seq, token, fill_ms, whole, copy)
+  -- There is no such key when nothing is pending, nor anyone to bury.
+  if redis.call('EXISTS', PENDING) == 1 then
+    bury()
+    if redis.call('ZCARD', PENDING) > 0 then
+      return 'pending'
     end
-    rank = rank + 1
   end
-  if not found then
-    return { 'beyond' }
-  end
-  first = (descending and n - 1 - rank or rank) + 1
-elseif not descending and not complete then
-  return { 'beyond' }
-end
 
-local there = n - first
-if descending and not complete and there < limit then
-  return { 'beyond' }
-end
-local has_more = there > limit or (descending and not complete)
-if limit > there then
-  limit = there
-end
-local session = ARGV[9] == '1' and redis.call('HGET', STATE, 's') or ''
-local score, beginning = '', ''
-local events = {}
-if limit > 0 then
-  local command = descending and 'ZREVRANGE' or 'ZRANGE'
-  events = redis.call(command, EVENTS, first, first + limit - 1)
-  if has_more then
-    local last = events[limit]
-    score = redis.call('ZSCORE', EVENTS, last)
-    beginning = last:sub(1, last:find(' ', 22, true))
+  local state = redis.call('HMGET', STATE, 'g', 'x', 'n', 'l', 't', 'r')
+  local n = redis.call('ZCARD', EVENTS)
+  if state[1] ~= generation or tonumber(state[2]) <= now or tonumber(state[3]) ~= n then
+    redis.call('DEL', STATE, EVENTS)
+    local mine = token ~= '' and redis.call('SET', FILL, token, 'NX', 'PX', fill_ms)
+    return { 'miss', mine and 1 or 0 }
   end
-  for at = 1, limit do
-    local member = events[at]
-    -- A sequence number has 20 digits, and a space behind it.
-    events[at] = member:sub(member:find(' ', 22, true) + 1)
+  if min_seq ~= '' and tonumber(min_seq) > tonumber(state[4]) then
+    return 'behind'
   end
+  -- This very moment is what makes a copy good: the entry is believed, and is what the copy was made from.
+  local tag = state[5] .. ' ' .. state[6]
+  if copy == tag then
+    return 'same'
+  end
+
+  local shown = redis.call('HMGET', STATE, 'c', 'v', whole == '1' and 's' or '')
+  local descending, complete = order == 'desc', shown[1] == '1'
+  limit = tonumber(limit)
+  -- The rank that the page begins at, counted from the page's own end of the set.
+  local first = 0
+  if score ~= '' then
+    -- By equality alone: Lua compares strings as the locale has it, Redis as bytes.
+    local rank = redis.call('ZCOUNT', EVENTS, '-inf', '(' .. score)
+    local found = false
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', EVENTS, score, score)) do
+      if member:sub(1, #beginning) == beginning then
+        found = true
+        break
+      end
+      rank = rank + 1
+    end
+    if not found then
+      return 'beyond'
+    end
+    first = (descending and n - 1 - rank or rank) + 1
+  elseif not descending and not complete then
+    return 'beyond'
+  end
+
+  local there = n - first
+  if descending and not complete and there < limit then
+    return 'beyond'
+  end
+  local has_more = there > limit or (descending and not complete)
+  if limit > there then
+    limit = there
+  end
+  local score, beginning = '', ''
+  local events = {}
+  if limit > 0 then
+    local command = descending and 'ZREVRANGE' or 'ZRANGE'
+    events = redis.call(command, EVENTS, first, first + limit - 1)
+    if has_more then
+      local last = events[limit]
+      score = redis.call('ZSCORE', EVENTS, last)
+      beginning = last:sub(1, last:find(' ', 22, true))
+    end
+    for at = 1, limit do
+      local member = events[at]
+      -- A sequence number has 20 digits, and a space behind it.
+      events[at] = member:sub(member:find(' ', 22, true) + 1)
+    end
+  end
+  return { 'hit', tag, shown[2], shown[3] or '', table.concat(events, ','), score, beginning }
 end
-return { 'hit', tag, state[6], session, table.concat(events, ','), score, beginning }

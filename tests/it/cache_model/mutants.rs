@@ -16,17 +16,17 @@ const MUTANTS: [(&str, Mutation); 19] = [
     ),
     (
         "finish trusts a lost token",
-        (Script::Finish, "== 0 or ARGV[2]", "== 2 or ARGV[2]"),
+        (Script::Finish, "== 0 or change", "== 2 or change"),
     ),
     (
         "finish does not drop",
-        (Script::Finish, "or ARGV[2] == 'drop' then", "then"),
+        (Script::Finish, "or change == 'drop' then", "then"),
     ),
     (
         "finish takes any version",
         (
             Script::Finish,
-            "tonumber(ARGV[4]) > tonumber(redis.call('HGET', STATE, 'v'))",
+            "tonumber(version) > tonumber(redis.call('HGET', STATE, 'v'))",
             "true",
         ),
     ),
@@ -44,7 +44,7 @@ const MUTANTS: [(&str, Mutation); 19] = [
     ),
     (
         "read ignores the generation",
-        (Script::Read, "state[1] ~= ARGV[1] or", "not state[1] or"),
+        (Script::Read, "state[1] ~= generation or", "not state[1] or"),
     ),
     (
         "read ignores a set cut short",
@@ -52,33 +52,36 @@ const MUTANTS: [(&str, Mutation); 19] = [
     ),
     (
         "fill ignores its lease",
-        (Script::Fill, "redis.call('GET', FILL) ~= ARGV[1] or", ""),
+        (Script::Fill, "redis.call('GET', FILL) ~= token or", ""),
     ),
     (
         "fill ignores pending writes and its lease",
         (
             Script::Fill,
-            "if redis.call('GET', FILL) ~= ARGV[1] or redis.call('ZCARD', PENDING) > 0 then",
+            "if redis.call('GET', FILL) ~= token or redis.call('ZCARD', PENDING) > 0 then",
             "if false then",
         ),
     ),
     (
         "same is said whatever the tag",
-        (Script::Read, "if ARGV[10] == tag then", "if ARGV[10] ~= '' then"),
+        (Script::Read, "if copy == tag then", "if copy ~= '' then"),
     ),
     (
         "same is said of any revision",
         (
             Script::Read,
-            "local tag = state[7] .. ' ' .. state[8]",
-            "local tag = state[7]",
+            "local tag = state[5] .. ' ' .. state[6]",
+            "local tag = state[5]",
         ),
     ),
     (
         "finish does not change the tag",
         (Script::Finish, "redis.call('HINCRBY', STATE, 'r', 1)", ""),
     ),
-    ("forget drops nothing", (Script::Forget, "drop()\nredis", "redis")),
+    (
+        "forget drops nothing",
+        (Script::Forget, "drop()\n  redis", "redis"),
+    ),
     ("vouch gives nobody up", (Script::Vouch, "given_up = true", "")),
     (
         "vouch resets nothing",

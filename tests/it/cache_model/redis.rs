@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-use colloquy::cache::link::{Call, Script};
-use redis::{Connection, RedisResult, Value, cmd};
+use colloquy::cache::link::{Call, Fault, Script};
+use redis::{Connection, Value, cmd};
 
 use crate::random::Random;
 
@@ -60,16 +60,24 @@ impl VirtualRedis {
 
     /// # Errors
     /// What is wrong with the script: nothing that the model does can make it fail.
-    pub fn run(&mut self, call: &Call<'_>, elapsed_us: i64) -> RedisResult<Value> {
+    pub fn run(&mut self, call: &Call<'_>, elapsed_us: i64) -> Result<Value, Fault> {
         let mut invocation = self.scripts[&call.script].prepare_invoke();
         for key in call.keys {
             invocation.key(key);
         }
         invocation.key(format!("{} {:x}", self.now_us(elapsed_us), self.run));
+        let is_of_session = call.script.is_of_session();
+        if is_of_session {
+            invocation.arg(call.args.len());
+        }
         for arg in &call.args {
             invocation.arg(arg);
         }
-        invocation.invoke(&mut self.connection)
+        let value = invocation.invoke(&mut self.connection).map_err(Fault::Refused)?;
+        match is_of_session {
+            true => Script::answers(value, 1).remove(0),
+            false => Ok(value),
+        }
     }
 
     pub fn flush(&mut self) {
