@@ -13,8 +13,9 @@ const SEQ_DIGITS: usize = 20;
 
 /// The keys of a session, in the order that the scripts want. The braces make a cluster keep them together.
 pub(super) fn keys(prefix: &str, key: &SessionKey) -> Vec<String> {
+    let session = format!("{prefix}:{{{}/{}}}:", key.tenant, key.id);
     ["state", "events", "pending", "fill", "seq"]
-        .map(|part| format!("{prefix}:{{{}/{}}}:{part}", key.tenant, key.id))
+        .map(|part| [session.as_str(), part].concat())
         .into()
 }
 

@@ -134,3 +134,150 @@ impl Read {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use async_trait::async_trait;
+    use tokio::{sync::Semaphore, task::JoinHandle, time::Instant};
+
+    use super::*;
+
+    const TIME_MAX: Duration = Duration::from_millis(50);
+
+    /// Answers each call with its first argument, as soon as it may.
+    struct Gate {
+        may: Semaphore,
+        panics: AtomicBool,
+        /// How many were asked for together, each time.
+        asked: Mutex<Vec<usize>>,
+    }
+
+    #[async_trait]
+    impl Wire for Gate {
+        async fn call(&self, call: Call<'_>) -> Result<Value, Fault> {
+            self.call_all(vec![call]).await.remove(0)
+        }
+
+        async fn call_all(&self, calls: Vec<Call<'_>>) -> Vec<Result<Value, Fault>> {
+            self.asked.lock().unwrap().push(calls.len());
+            let may = timeout(TIME_MAX, self.may.acquire()).await;
+            assert!(!self.panics.swap(false, Ordering::Relaxed), "on purpose");
+            let answer = |call: &Call<'_>| match &may {
+                Ok(_) => Ok(Value::BulkString(call.args[0].clone())),
+                Err(_) => Err(Fault::TimedOut),
+            };
+            let answers = calls.iter().map(answer).collect();
+            if let Ok(Ok(permit)) = may {
+                permit.forget();
+            }
+            answers
+        }
+    }
+
+    struct World {
+        lookups: Arc<Lookups>,
+        gate: Arc<Gate>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let gate = Gate {
+                may: Semaphore::new(0),
+                panics: AtomicBool::new(false),
+                asked: Mutex::default(),
+            };
+            Self {
+                lookups: Arc::new(Lookups::new(TIME_MAX)),
+                gate: Arc::new(gate),
+            }
+        }
+
+        /// A read that is on its way by the time this returns.
+        async fn read(&self, name: &str) -> JoinHandle<Result<Value, Fault>> {
+            let (lookups, gate) = (Arc::clone(&self.lookups), Arc::clone(&self.gate));
+            let (keys, args) = (vec![name.to_owned()], vec![name.into()]);
+            let reader = tokio::spawn(async move {
+                let wire: Arc<dyn Wire> = gate;
+                lookups.ask(&wire, keys, args).await
+            });
+            tokio::task::yield_now().await;
+            reader
+        }
+
+        fn asked(&self) -> Vec<usize> {
+            self.gate.asked.lock().unwrap().clone()
+        }
+    }
+
+    fn answer(name: &str) -> Value {
+        Value::BulkString(name.into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_come_meanwhile_go_together_and_each_gets_its_own_answer() {
+        let world = World::new();
+        let mut readers = Vec::new();
+        for name in ["a", "b", "c", "d"] {
+            readers.push((name, world.read(name).await));
+        }
+        assert_eq!(world.asked(), [1], "the first asks at once");
+        world.gate.may.add_permits(2);
+        for (name, reader) in readers {
+            assert_eq!(reader.await.unwrap().unwrap(), answer(name));
+        }
+        assert_eq!(world.asked(), [1, 3]);
+
+        world.gate.may.add_permits(1);
+        let alone = world.read("e").await;
+        assert_eq!(alone.await.unwrap().unwrap(), answer("e"));
+        assert_eq!(world.asked(), [1, 3, 1], "nobody waits for nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_read_that_was_given_up() {
+        let world = World::new();
+        let first = world.read("a").await;
+        let gone = world.read("b").await;
+        let second = world.read("c").await;
+        gone.abort();
+        first.abort();
+        world.gate.may.add_permits(1);
+        assert_eq!(second.await.unwrap().unwrap(), answer("c"));
+        assert_eq!(world.asked(), [1, 1], "whoever is gone is not asked for");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_ever_behind_a_panic() {
+        for first_panics in [true, false] {
+            let world = World::new();
+            let first = world.read("a").await;
+            let second = world.read("b").await;
+            world.gate.panics.store(first_panics, Ordering::Relaxed);
+            world.gate.may.add_permits(1);
+            let first = first.await;
+            assert_eq!(first.is_err(), first_panics);
+            world.gate.panics.store(!first_panics, Ordering::Relaxed);
+            world.gate.may.add_permits(2);
+            let second = second.await.unwrap();
+            assert_eq!(second.is_err(), !first_panics, "{second:?}");
+            let third = world.read("c").await;
+            assert_eq!(third.await.unwrap().unwrap(), answer("c"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_takes_no_longer_for_having_waited() {
+        let world = World::new();
+        let began = Instant::now();
+        let first = world.read("a").await;
+        tokio::time::sleep(TIME_MAX / 2).await;
+        let came = Instant::now();
+        let second = world.read("b").await;
+        assert!(matches!(first.await.unwrap(), Err(Fault::TimedOut)));
+        assert_eq!(began.elapsed(), TIME_MAX);
+        assert!(matches!(second.await.unwrap(), Err(Fault::TimedOut)));
+        assert_eq!(came.elapsed(), TIME_MAX);
+    }
+}

@@ -210,3 +210,37 @@ impl Replica {
         house.store.append(vec![append]).await.unwrap().remove(0).unwrap()
     }
 }
+
+/// More than go with one command, and one of them can't be marked.
+#[tokio::test]
+async fn a_session_that_cannot_be_marked_spoils_no_other() {
+    let (house, a, _b) = two_replicas(options()).await;
+    let sessions: Vec<_> = (0..80).map(|nth| (key(&format!("s-{nth}")), 1)).collect();
+    let bad = 40;
+    let pending = format!(
+        "colloquy:{{{}/{}}}:pending",
+        sessions[bad].0.tenant, sessions[bad].0.id
+    );
+    let client = redis::Client::open(house.redis.as_str()).unwrap();
+    let mut connection = client.get_connection().unwrap();
+    let mut set = redis::cmd("SET");
+    set.arg(pending)
+        .arg("not a sorted set")
+        .exec(&mut connection)
+        .unwrap();
+
+    let begun = a.cache.begin_all(&sessions).await;
+    let marked: Vec<bool> = begun.iter().map(|begun| begun.first_seq.is_some()).collect();
+    let expected: Vec<bool> = (0..sessions.len()).map(|nth| nth != bad).collect();
+    assert_eq!(marked, expected);
+
+    let mut pending = || -> Vec<String> {
+        let mut keys = redis::cmd("KEYS");
+        keys.arg("colloquy:*:pending").query(&mut connection).unwrap()
+    };
+    assert_eq!(pending().len(), sessions.len());
+    a.cache
+        .finish_all(begun.into_iter().map(|begun| (begun, Change::Nothing)).collect())
+        .await;
+    assert_eq!(pending().len(), 1, "but for the one that is no token");
+}
