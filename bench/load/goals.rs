@@ -154,7 +154,7 @@ impl Goals {
             let what = format!("{name}: goodput at twice saturation : peak");
             self.at_least(0.9, " ×", what, Some(goodput));
             let recovered = row.recovery.answered as f64 / row.recovery.due.max(1) as f64;
-            let what = format!("{name}: answered of what was due in the second after");
+            let what = format!("{name}: answered of what was due 250 ms later");
             self.at_least(0.95, "", what, Some(recovered));
         }
     }

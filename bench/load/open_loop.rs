@@ -17,6 +17,8 @@ use crate::{
 const CONNECTIONS_AT_HALF: usize = 256;
 /// As many callers as a busy service has; what finds none of them free is counted as unsent.
 const CONNECTIONS_AT_TWICE: usize = 1_000;
+/// What was sent before the end of the overload is answered after it, and until then no connection is free.
+const BUSY_STILL: Duration = Duration::from_millis(250);
 const RECOVERY: Duration = Duration::from_secs(1);
 const WARM_UP: Duration = Duration::from_secs(1);
 
@@ -54,20 +56,22 @@ pub async fn at_half(
     Ok(())
 }
 
-/// Twice what the closed loop got through, and then half of it.
+/// Twice what a closed loop gets through just before, and then half of it.
 pub async fn at_twice(bench: &Bench, args: &Args, results: &mut Results) -> Result<(), Failure> {
     let target = bench.target;
     for part in [Part::Appends, Part::Batches, Part::HotReads] {
-        let row = results.row(Subject::Service(target), part);
-        let peak = row.ok_or("no saturation")?.tally.requests_per_s();
+        // Minutes later the machine may be another one.
+        let closed = bench.closed(bench.workload(part)?, args).await?;
+        let peak = closed.requests_per_s();
         let phases = [
             phase(peak / 2.0, WARM_UP),
             phase(peak * 2.0, args.span()),
+            phase(peak / 2.0, BUSY_STILL),
             phase(peak / 2.0, RECOVERY),
         ];
         let load = load(bench, part, &phases, CONNECTIONS_AT_TWICE, false)?;
-        let Ok::<[_; 2], _>([overload, recovery]) = load.run().await?.try_into() else {
-            return Err("not two phases".into());
+        let Ok::<[_; 3], _>([overload, _, recovery]) = load.run().await?.try_into() else {
+            return Err("not three phases".into());
         };
         let overload = Overload {
             target,

@@ -224,11 +224,11 @@ fn latencies(out: &mut String, rows: &[Latency]) {
 
 fn overloads(out: &mut String, rows: &[Overload]) {
     out.push_str(
-        "\n## Twice as much as it can take\n\nOpen loop at twice the closed loop's requests/s, then a second at half of it. \
+        "\n## Twice as much as it can take\n\nOpen loop at twice what a closed loop got through just before, then a second at half of that, which is counted from 250 ms after. \
          *Shed* is 503 with `Retry-After`; *unsent* is what found none of 1,000 connections free within 5 ms. Latency, in ms, \
          is of accepted requests: from when they were sent, and from when they were due.\n\n\
          | what | on | due/s | goodput/s | of the peak | shed/s | unsent/s | failed | p50 sent | p99 sent | p99 due | \
-         answered in the second after | p99 then |\n\
+         answered in the second that begins 250 ms after | p99 then |\n\
          |---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );
     for row in rows {
