@@ -7,14 +7,14 @@ use clap::{Parser, ValueEnum};
 use crate::service::Target;
 
 /// Measures Colloquy beside the engines it runs on
-#[derive(Parser, Debug)]
+#[derive(Parser, Clone, Debug)]
 #[command(
     name = "make bench BENCH_ARGS=...",
     no_binary_name = true,
     max_term_width = 100
 )]
 pub struct Args {
-    /// Seconds of a measurement, after a warm-up of a fifth of it
+    /// Seconds of a measurement, in three rounds, after warm-ups of a fifth
     #[arg(long, default_value_t = 5.0, value_parser = seconds)]
     pub seconds: f64,
     /// Connections of a closed loop
@@ -44,6 +44,10 @@ pub struct Args {
     #[arg(long)]
     pub quick: bool,
 }
+
+/// Measurements are made in so many rounds, each with all of them: a machine that is slow for a while is slow for all
+/// that is compared.
+pub const ROUNDS: usize = 3;
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -87,6 +91,15 @@ impl Args {
 
     pub fn span(&self) -> Duration {
         Duration::from_secs_f64(self.seconds)
+    }
+
+    /// Those of a round.
+    pub fn of_round(&self) -> Self {
+        let seconds = self.seconds / ROUNDS as f64;
+        Self {
+            seconds,
+            ..self.clone()
+        }
     }
 
     pub fn warm_up(&self) -> Duration {

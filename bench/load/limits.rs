@@ -38,7 +38,7 @@ pub async fn measure(
             cache_hits: None,
         };
         report::progress(&row);
-        results.rows.push(row);
+        results.add(row)
     };
     let closed = Closed {
         clients: args.clients(),
@@ -56,7 +56,7 @@ pub async fn measure(
         ];
         for (limit, index) in inserts.into_iter().filter(|_| wants(Part::Appends)) {
             let is_indexed = limit == Limit::InsertOneIndexed;
-            let name = format!("one-{is_indexed}");
+            let name = format!("one-{is_indexed}-{}", bench.round);
             let events = Events::create(&url, &name, is_indexed, bodies).await?;
             let tally = closed
                 .run(mongod, move || {
@@ -68,7 +68,7 @@ pub async fn measure(
                 "insert_one, w: majority, j: true, {} at once, {index}",
                 closed.clients
             );
-            add(limit, Part::Appends, what, tally);
+            add(limit, Part::Appends, what, tally)?;
         }
         let inserts = [
             (Limit::InsertMany, "no index but _id"),
@@ -79,11 +79,11 @@ pub async fn measure(
             .filter(|_| wants(Part::Batches) || wants(Part::Appends))
         {
             let is_indexed = limit == Limit::InsertManyIndexed;
-            let (tally, clients) = best_insert_many(&url, is_indexed, bodies, closed, mongod).await?;
+            let tally = best_insert_many(&url, bench.round, is_indexed, bodies, closed, mongod).await?;
             let what = format!(
-                "insert_many, unordered, {DOCUMENTS_OF_INSERT_MANY} a call, w: majority, j: true, {index}; best of 1, 2 and 4 at once: {clients}"
+                "insert_many, unordered, {DOCUMENTS_OF_INSERT_MANY} a call, w: majority, j: true, {index}; best of 1, 2 and 4 at once"
             );
-            add(limit, Part::Batches, what, tally);
+            add(limit, Part::Batches, what, tally)?;
         }
     }
     let bytes = bench.hot_body.len();
@@ -92,48 +92,49 @@ pub async fn measure(
             redis: engines.redis_pid(),
             ..Watched::default()
         };
-        let mut best: Option<(Tally, usize)> = None;
+        let mut best = None;
         for connections in [1, 2, 4, 8] {
             let tally = raw::redis_get(&url, bytes, connections, closed, watched).await?;
-            keep_better(&mut best, tally, connections);
+            keep_better(&mut best, tally);
         }
-        let (tally, connections) = best.ok_or("nothing was measured")?;
+        let tally = best.ok_or("nothing was measured")?;
         let what = format!(
-            "GET of {bytes} bytes, {} at once over multiplexed connections; best of 1, 2, 4 and 8: {connections}",
+            "GET of {bytes} bytes, {} at once over multiplexed connections; best of 1, 2, 4 and 8",
             closed.clients
         );
-        add(Limit::RedisGet, Part::HotReads, what, tally);
+        add(Limit::RedisGet, Part::HotReads, what, tally)?;
     }
     if wants(Part::Appends) {
         let tally = poem(bench, Part::Appends, closed).await?;
         let what = "POST one event to a process that does nothing else than send it back".to_owned();
-        add(Limit::PoemEcho, Part::Appends, what, tally);
+        add(Limit::PoemEcho, Part::Appends, what, tally)?;
     }
     if wants(Part::HotReads) {
         let tally = poem(bench, Part::HotReads, closed).await?;
         let what =
             format!("the hot read's {bytes} bytes from the memory of a process that does nothing else");
-        add(Limit::Poem, Part::HotReads, what, tally);
+        add(Limit::Poem, Part::HotReads, what, tally)?;
     }
     if wants(Part::Appends) && args.on.contains(&Target::Embedded) {
         let tally = tokio::task::block_in_place(|| raw::sqlite_commits(bodies, closed.warm_up, closed.span))?;
         let what =
             "one event a transaction, WAL, synchronous=FULL, one thread, the service's tables".to_owned();
-        add(Limit::SqliteCommit, Part::Appends, what, tally);
+        add(Limit::SqliteCommit, Part::Appends, what, tally)?;
     }
     Ok(())
 }
 
 async fn best_insert_many(
     url: &str,
+    round: usize,
     is_indexed: bool,
     bodies: &Bodies,
     closed: Closed,
     watched: Watched,
-) -> Result<(Tally, usize), Failure> {
+) -> Result<Tally, Failure> {
     let mut best = None;
     for clients in [1, 2, 4] {
-        let name = format!("many-{is_indexed}-{clients}");
+        let name = format!("many-{is_indexed}-{clients}-{round}");
         let events = Events::create(url, &name, is_indexed, bodies).await?;
         let few = Closed { clients, ..closed };
         let tally = few
@@ -142,15 +143,15 @@ async fn best_insert_many(
                 async move { events.insert_many().await }
             })
             .await?;
-        keep_better(&mut best, tally, clients);
+        keep_better(&mut best, tally);
     }
     best.ok_or_else(|| "nothing was measured".into())
 }
 
-fn keep_better(best: &mut Option<(Tally, usize)>, tally: Tally, of: usize) {
-    let rate = |tally: &Tally| tally.answered as f64 / tally.span.as_secs_f64();
-    if best.as_ref().is_none_or(|(best, _)| rate(best) < rate(&tally)) {
-        *best = Some((tally, of));
+fn keep_better(best: &mut Option<Tally>, tally: Tally) {
+    let is_better = |best: &Tally| best.requests_per_s() < tally.requests_per_s();
+    if best.as_ref().is_none_or(is_better) {
+        *best = Some(tally);
     }
 }
 

@@ -44,7 +44,7 @@ mod workloads;
 use std::{os::unix::process::CommandExt, path::PathBuf, process::Command, sync::Arc};
 
 use crate::{
-    args::{Args, Part},
+    args::{Args, Part, ROUNDS},
     engines::Engines,
     requests::Bodies,
     results::Results,
@@ -86,11 +86,17 @@ async fn run(args: &Args) -> Result<(), Failure> {
         let mut benches = Vec::new();
         for target in &args.on {
             let bench =
-                throughput::measure(*target, number(), &mut engines, &bodies, args, &mut results).await?;
+                throughput::begin(*target, number(), &mut engines, &bodies, args, &mut results).await?;
             benches.push(bench);
         }
-        if let Some(bench) = benches.first() {
-            limits::measure(&mut engines, &bodies, bench, args, &mut results).await?;
+        for round in 0..ROUNDS {
+            for bench in &mut benches {
+                bench.round = round;
+                throughput::round(bench, &args.of_round(), &mut results).await?;
+            }
+            if let Some(bench) = benches.first() {
+                limits::measure(&mut engines, &bodies, bench, &args.of_round(), &mut results).await?;
+            }
         }
         for bench in benches {
             if args.wants(Part::Latency) {

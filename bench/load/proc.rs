@@ -36,6 +36,15 @@ impl Watched {
 }
 
 impl Cpu {
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            service: self.service + other.service,
+            mongod: self.mongod + other.mongod,
+            redis: self.redis + other.redis,
+            generator: self.generator + other.generator,
+        }
+    }
+
     pub fn since(self, before: Self) -> Self {
         Self {
             service: self.service.saturating_sub(before.service),

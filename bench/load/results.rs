@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use crate::{args::Part, service::Target, tally::Tally};
+use crate::{Failure, args::Part, service::Target, tally::Tally};
 
 /// Whose row it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +99,19 @@ pub struct Results {
 }
 
 impl Results {
+    /// Adds a measurement, to that of an earlier round where there was one.
+    pub fn add(&mut self, row: Row) -> Result<(), Failure> {
+        let is_it = |earlier: &&mut Row| earlier.subject == row.subject && earlier.part == row.part;
+        let Some(earlier) = self.rows.iter_mut().find(is_it) else {
+            self.rows.push(row);
+            return Ok(());
+        };
+        let (before, now) = (earlier.tally.answered as f64, row.tally.answered as f64);
+        let mean = |(one, other): (f64, f64)| (one * before + other * now) / (before + now).max(1.0);
+        earlier.cache_hits = earlier.cache_hits.zip(row.cache_hits).map(mean);
+        earlier.tally.extend(&row.tally)
+    }
+
     pub fn row(&self, subject: Subject, part: Part) -> Option<&Row> {
         self.rows
             .iter()

@@ -85,6 +85,15 @@ impl Tally {
         Ok(())
     }
 
+    /// As one of a longer time, of which `later` is the rest.
+    pub fn extend(&mut self, later: &Self) -> Result<(), Failure> {
+        self.span += later.span;
+        self.shed += later.shed;
+        self.shed_in_silence += later.shed_in_silence;
+        self.cpu = self.cpu.and(later.cpu);
+        self.add(later)
+    }
+
     pub fn requests_per_s(&self) -> f64 {
         self.answered as f64 / self.span.as_secs_f64()
     }

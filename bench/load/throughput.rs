@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     Failure,
-    args::{Args, Part},
+    args::{Args, Part, ROUNDS},
     engines::Engines,
     generator::{Load, Pace, Workload},
     requests::{Bodies, EVENTS_OF_BATCH, EVENTS_OF_SESSION, Sessions},
@@ -28,11 +28,10 @@ const MIXED: Sessions = Sessions {
     prefix: "mixed",
     count: 1_000,
 };
+/// A prefix for each round.
+const OPENED: [&str; ROUNDS] = ["open-1", "open-2", "open-3"];
 /// More than are opened in the longest measurement.
-const OPENED: Sessions = Sessions {
-    prefix: "open",
-    count: 1_000_000_000,
-};
+const OPENED_MAX: u64 = 1_000_000_000;
 /// For a second of a measurement; they are read or completed once.
 const COLD_EACH_SECOND: f64 = 2_000.0;
 const COMPLETED_EACH_SECOND: f64 = 3_000.0;
@@ -46,6 +45,8 @@ pub struct Bench {
     pub hot_body: Vec<u8>,
     batch_bytes: usize,
     clients: usize,
+    /// From 0 on.
+    pub round: usize,
     /// The data's, which go when it does.
     _place: Arc<Place>,
 }
@@ -59,6 +60,7 @@ impl Bench {
             hot_body: Vec::new(),
             batch_bytes: 0,
             clients,
+            round: 0,
             _place: Arc::clone(place),
         }
     }
@@ -80,7 +82,13 @@ impl Bench {
             Part::Batches => workloads::batches(&self.bodies, APPENDED, Some(self.batch_bytes)),
             Part::HotReads => workloads::hot_reads(HOT, Some(self.hot_body.len())),
             Part::Mixed => workloads::mixed(&self.bodies, MIXED),
-            Part::Opens => workloads::opens(&self.bodies, OPENED),
+            Part::Opens => {
+                let sessions = Sessions {
+                    prefix: OPENED[self.round],
+                    count: OPENED_MAX,
+                };
+                workloads::opens(&self.bodies, sessions)
+            }
             _ => return Err(format!("{} is no endless row of requests", part.name()).into()),
         })
     }
@@ -202,6 +210,26 @@ impl Bench {
     }
 }
 
+impl Bench {
+    fn found(
+        &self,
+        part: Part,
+        what: String,
+        (tally, cache_hits): (Tally, Option<f64>),
+        results: &mut Results,
+    ) -> Result<(), Failure> {
+        let row = Row {
+            subject: Subject::Service(self.target),
+            part,
+            what,
+            tally,
+            cache_hits,
+        };
+        crate::report::progress(&row);
+        results.add(row)
+    }
+}
+
 /// Preparation must do all that it says.
 fn whole(tally: Tally, requests: u64) -> Result<Tally, Failure> {
     match tally.answered == requests && tally.errors() == 0 {
@@ -210,8 +238,8 @@ fn whole(tally: Tally, requests: u64) -> Result<Tally, Failure> {
     }
 }
 
-/// Measures a target; gives its service, to go on with.
-pub async fn measure(
+/// Measures what a target does once only; gives its service, to go on with.
+pub async fn begin(
     target: Target,
     number: u32,
     engines: &mut Engines,
@@ -220,17 +248,6 @@ pub async fn measure(
     results: &mut Results,
 ) -> Result<Bench, Failure> {
     let place = Arc::new(Place::prepare(target, engines, number)?);
-    let mut add = |part: Part, what: String, (tally, cache_hits): (Tally, Option<f64>)| {
-        let row = Row {
-            subject: Subject::Service(target),
-            part,
-            what,
-            tally,
-            cache_hits,
-        };
-        crate::report::progress(&row);
-        results.rows.push(row);
-    };
     let cold = Sessions {
         prefix: "cold",
         count: args.scaled(COLD_EACH_SECOND),
@@ -247,8 +264,26 @@ pub async fn measure(
             "GET the newest 50 events, of {} sessions once each, after a restart; in no cache but the engine's own",
             cold.count
         );
-        add(Part::ColdReads, what, found);
+        bench.found(Part::ColdReads, what, found, results)?;
     }
+    if is_needed(args, Part::Mixed) {
+        bench.filled(MIXED, EVENTS_OF_SESSION, 1).await?;
+    }
+    if args.wants(Part::Completes) {
+        let completed = Sessions {
+            prefix: "complete",
+            count: args.scaled(COMPLETED_EACH_SECOND),
+        };
+        bench.opened(completed).await?;
+        let tally = bench.all(workloads::complete_all(completed)).await?;
+        let what = format!("POST the end, of {} sessions once each", completed.count);
+        bench.found(Part::Completes, what, (tally, None), results)?;
+    }
+    Ok(bench)
+}
+
+/// A round of what can be done again and again.
+pub async fn round(bench: &Bench, args: &Args, results: &mut Results) -> Result<(), Failure> {
     for part in [
         Part::Appends,
         Part::Batches,
@@ -280,27 +315,14 @@ pub async fn measure(
         };
         match part {
             Part::HotReads => bench.warmed(HOT).await?,
-            Part::Mixed => {
-                bench.filled(MIXED, EVENTS_OF_SESSION, 1).await?;
-                bench.warmed(MIXED).await?;
-            }
+            Part::Mixed => bench.warmed(MIXED).await?,
             _ => {}
         }
         let workload = bench.workload(part)?;
         let found = bench.with_cache_hits(bench.closed(workload, args)).await?;
-        add(part, what, found);
+        bench.found(part, what, found, results)?;
     }
-    if args.wants(Part::Completes) {
-        let completed = Sessions {
-            prefix: "complete",
-            count: args.scaled(COMPLETED_EACH_SECOND),
-        };
-        bench.opened(completed).await?;
-        let tally = bench.all(workloads::complete_all(completed)).await?;
-        let what = format!("POST the end, of {} sessions once each", completed.count);
-        add(Part::Completes, what, (tally, None));
-    }
-    Ok(bench)
+    Ok(())
 }
 
 /// Written by a service that knows no cache, so that none has seen them.

@@ -192,7 +192,7 @@ async fn what_durability_and_erasure_rest_on_is_set() {
         assert_eq!(mode, "wal");
         assert_eq!(number(connection, "synchronous")?, 2);
         assert_eq!(number(connection, "secure_delete")?, 1);
-        assert_eq!(number(connection, "wal_autocheckpoint")?, 4096);
+        assert_eq!(number(connection, "wal_autocheckpoint")?, 16_384);
         assert_eq!(number(connection, "cache_size")?, -8192);
         assert_eq!(number(connection, "mmap_size")?, 0);
         Ok(())
