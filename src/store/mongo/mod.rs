@@ -158,17 +158,10 @@ impl MongoStore {
     pub async fn connect(url: &str, options: MongoOptions) -> Result<Self> {
         let options = options.at_least_one();
         let connection = Connection::open(url, &options).await?;
-        let report = connection.setup(Mode::Check, options.call_time_max).await?;
-        if let Some(problem) = report.problems().next() {
-            let name = &connection.database;
-            return Err(Error::new(
-                Kind::Unavailable,
-                format!(
-                    "the MongoDB database {name} is not set up ({}): run `colloquy init` with the same configuration, \
-                     then `colloquy check` shows what is there",
-                    problem.what
-                ),
-            ));
+        let report = connection.setup(Mode::Check, options.call_time_max).await;
+        if let Err(error) = report.and_then(|report| connection.is_set_up(&report)) {
+            leave(connection.client, options.call_time_max).await;
+            return Err(error);
         }
         connection.client.warm_connection_pool().await;
         let database = connection.client.database(&connection.database);
@@ -194,9 +187,10 @@ impl MongoStore {
 /// [`Kind::Unavailable`]: it could not be done.
 pub async fn init(url: &str, options: &MongoOptions, chunks: u32) -> Result<Report> {
     let connection = Connection::open(url, options).await?;
-    connection
-        .setup(Mode::Init { chunks }, options.setup_time_max)
-        .await
+    let mode = Mode::Init { chunks };
+    let report = connection.setup(mode, options.setup_time_max).await;
+    leave(connection.client, options.call_time_max).await;
+    report
 }
 
 /// `colloquy check`: says what is there of what the store needs.
@@ -205,7 +199,17 @@ pub async fn init(url: &str, options: &MongoOptions, chunks: u32) -> Result<Repo
 /// [`Kind::Unavailable`]: it could not be found out.
 pub async fn check(url: &str, options: &MongoOptions) -> Result<Report> {
     let connection = Connection::open(url, options).await?;
-    connection.setup(Mode::Check, options.call_time_max).await
+    let report = connection.setup(Mode::Check, options.call_time_max).await;
+    leave(connection.client, options.call_time_max).await;
+    report
+}
+
+/// Ends a client. One that is dropped instead says goodbye in a task of its own, which panics where the runtime ends
+/// before it.
+async fn leave(client: Client, time_max: Duration) {
+    // Whatever still hangs on a connection is not waited for.
+    let shutdown = tokio::spawn(async move { client.shutdown().immediate(true).await });
+    let _ = tokio::time::timeout(time_max, shutdown).await;
 }
 
 impl Connection {
@@ -216,6 +220,20 @@ impl Connection {
         };
         let report = setup::run(&server, &self.database, mode).await;
         report.map_err(|error| Error::new(Kind::Unavailable, format!("MongoDB: {error}")))
+    }
+
+    fn is_set_up(&self, report: &Report) -> Result<()> {
+        let Some(problem) = report.problems().next() else {
+            return Ok(());
+        };
+        let (name, what) = (&self.database, &problem.what);
+        Err(Error::new(
+            Kind::Unavailable,
+            format!(
+                "the MongoDB database {name} is not set up ({what}): run `colloquy init` with the same configuration, \
+                 then `colloquy check` shows what is there"
+            ),
+        ))
     }
 }
 
@@ -316,9 +334,6 @@ impl Store for MongoStore {
 
     async fn close(&self) {
         self.calls.close().await;
-        let client = self.client.clone();
-        // Whatever still hangs on a connection is not waited for.
-        let shutdown = tokio::spawn(async move { client.shutdown().immediate(true).await });
-        let _ = tokio::time::timeout(self.options.call_time_max, shutdown).await;
+        leave(self.client.clone(), self.options.call_time_max).await;
     }
 }
