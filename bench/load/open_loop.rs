@@ -10,7 +10,7 @@ use crate::{
     generator::{Load, Pace},
     limits, report,
     results::{Latency, Limit, Overload, Results, Subject},
-    throughput::Bench,
+    throughput::{Bench, HOT},
 };
 
 /// Enough that a request at half of saturation finds one free.
@@ -60,6 +60,9 @@ pub async fn at_half(
 pub async fn at_twice(bench: &Bench, args: &Args, results: &mut Results) -> Result<(), Failure> {
     let target = bench.target;
     for part in [Part::Appends, Part::Batches, Part::HotReads] {
+        if part == Part::HotReads {
+            bench.warmed(HOT).await?;
+        }
         // Minutes later the machine may be another one.
         let closed = bench.closed(bench.workload(part)?, args).await?;
         let peak = closed.requests_per_s();

@@ -341,7 +341,5 @@ async fn fill_cold(
 /// Whether a measurement is asked for, or its result by another one.
 fn is_needed(args: &Args, part: Part) -> bool {
     let of_latency = matches!(part, Part::Appends | Part::Mixed) && args.wants(Part::Latency);
-    let of_overload =
-        matches!(part, Part::Appends | Part::Batches | Part::HotReads) && args.wants(Part::Backpressure);
-    args.wants(part) || of_latency || of_overload
+    args.wants(part) || of_latency
 }

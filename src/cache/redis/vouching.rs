@@ -34,7 +34,6 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::try_join_all;
 use redis::Value;
 use tokio::{sync::Notify, time::Instant};
 
@@ -322,12 +321,13 @@ impl Vouching {
             )
         };
         for chunk in unmarked.chunks(MADE_UP_AT_ONCE) {
-            let forgotten = chunk.iter().map(|(keys, unmarked)| async {
-                let args = vec![unmarked.token.clone().into_bytes()];
-                let script = Script::Forget;
-                wire.call(Call { script, keys, args }).await
+            let forget = chunk.iter().map(|(keys, unmarked)| Call {
+                script: Script::Forget,
+                keys,
+                args: vec![unmarked.token.clone().into_bytes()],
             });
-            try_join_all(forgotten).await?;
+            let forgotten = wire.call_all(forget.collect()).await;
+            forgotten.into_iter().collect::<Result<Vec<_>, _>>()?;
             let mut state = self.lock();
             for (keys, made_up) in chunk {
                 // Unless it was written to again meanwhile.
