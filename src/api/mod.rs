@@ -84,7 +84,7 @@ pub fn endpoint(
         endpoints.insert(path.to_owned(), HashMap::from([(Method::GET, endpoint)]));
     }
     let router = Router::new(endpoints, &spec::Apis::meta());
-    Shedding::new(Envelope::new(router, limits, slow), in_flight)
+    Shedding::new(Envelope::new(router, limits, slow), in_flight, service.clone())
 }
 
 /// Answers with the same text for ever.

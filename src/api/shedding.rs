@@ -2,7 +2,8 @@
 //! whoever is refused knows it while there is still time to ask elsewhere (I9).
 //!
 //! Reads and writes have places of their own: a store that holds writes up holds up no read. Probes, metrics, documents and
-//! operators are never refused. Why the limits are fixed ones is in `docs/decisions/0010-shedding.md`.
+//! operators are never refused. A batch of appends is refused here, too, while the queue that it is meant for is full: reading it
+//! is a quarter of what it costs to store it. Why the limits are fixed ones is in `docs/decisions/0010-shedding.md`.
 
 use std::{
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -12,7 +13,7 @@ use std::{
 use futures_util::StreamExt;
 use poem::{
     Body, Endpoint, Request, Response, Result,
-    http::{HeaderValue, header},
+    http::{HeaderValue, Method, header},
 };
 
 use tokio::sync::Semaphore;
@@ -22,7 +23,7 @@ use super::{
     envelope,
     problem::{Code, Problem},
 };
-use crate::telemetry::metrics::metrics;
+use crate::{service::Service, telemetry::metrics::metrics};
 
 /// Most requests in flight, and what it takes to refuse one.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +47,7 @@ const RETRY_AFTER_S: [&str; 3] = ["1", "2", "3"];
 /// An endpoint with a bounded number of requests in it.
 pub struct Shedding<E> {
     inner: E,
+    service: Service,
     reads: Places,
     writes: Places,
     body_wait_max: Duration,
@@ -89,9 +91,10 @@ impl Drop for Place<'_> {
 }
 
 impl<E> Shedding<E> {
-    pub fn new(inner: E, limits: InFlight) -> Self {
+    pub fn new(inner: E, limits: InFlight, service: Service) -> Self {
         Self {
             inner,
+            service,
             reads: Places::new("read", limits.reads_max, READS_AT_ONCE),
             // How many of these are worked on is the affair of group commit and of the store.
             writes: Places::new("write", limits.writes_max, Semaphore::MAX_PERMITS),
@@ -114,12 +117,28 @@ impl<E> Shedding<E> {
         })
     }
 
-    async fn refuse(&self, mut request: Request, kind: &'static str) -> Response {
-        metrics().shed(kind);
+    /// The place of a request with its body still to be read.
+    ///
+    /// # Errors
+    /// [`Code::Overloaded`]: there is none, or no room for what the request brings.
+    fn admit<'a>(&self, request: &Request, places: &'a Places) -> Result<Place<'a>, Problem> {
+        if is_batch(request) {
+            self.service.room_for_appends()?;
+        }
+        places.take().ok_or_else(|| {
+            metrics().shed(places.kind);
+            Problem::new(
+                Code::Overloaded,
+                "too many requests are in flight; try again shortly",
+            )
+        })
+    }
+
+    async fn refuse(&self, mut request: Request, kind: &'static str, refusal: Problem) -> Response {
         let shed = self.shed.fetch_add(1, Ordering::Relaxed);
         let second = self.begun.elapsed().as_secs() + 1;
         if self.told_at.swap(second, Ordering::Relaxed) != second {
-            tracing::warn!(kind, shed = shed + 1, "shedding: too many requests are in flight");
+            tracing::warn!(kind, shed = shed + 1, "shedding: {}", refusal.detail);
         }
         // Whoever asks before it sends a body is spared sending it, and the connection ends; any other body is taken in, or
         // its sender would see a connection that is closed instead of the answer.
@@ -129,17 +148,17 @@ impl<E> Shedding<E> {
             let _ = tokio::time::timeout(self.body_wait_max, drained).await;
         }
         let id = envelope::request_id(&request);
-        let problem = Problem::new(
-            Code::Overloaded,
-            "too many requests are in flight; try again shortly",
-        );
-        let mut response = problem.respond(id.as_str(), "");
+        let mut response = refusal.respond(id.as_str(), "");
         let retry_after = HeaderValue::from_static(RETRY_AFTER_S[shed % RETRY_AFTER_S.len()]);
         let headers = response.headers_mut();
         headers.insert(header::RETRY_AFTER, retry_after);
         id.mark(headers);
         response
     }
+}
+
+fn is_batch(request: &Request) -> bool {
+    request.method() == Method::POST && request.uri().path().ends_with("/events/batch")
 }
 
 /// Reads a body and keeps nothing of it.
@@ -161,8 +180,9 @@ impl<E: Endpoint> Endpoint for Shedding<E> {
         let Some(places) = self.places(&request) else {
             return Ok(self.inner.get_response(request).await);
         };
-        let Some(_place) = places.take() else {
-            return Ok(self.refuse(request, places.kind).await);
+        let _place = match self.admit(&request, places) {
+            Ok(place) => place,
+            Err(refusal) => return Ok(self.refuse(request, places.kind, refusal).await),
         };
         // Nobody closes the semaphore.
         let _turn = places.turns.acquire().await;

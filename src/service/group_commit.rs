@@ -72,6 +72,8 @@ struct State {
     slots_starting: usize,
     /// Events of groups under way.
     events_under_way: usize,
+    /// A unit found no room, and no group that made some has left since.
+    full: bool,
 }
 
 /// The events of one request, and who waits for them.
@@ -121,6 +123,17 @@ impl GroupCommit {
         (state.events, state.bytes)
     }
 
+    /// For who has not yet read what it would append, and need not if there is no room for it.
+    ///
+    /// # Errors
+    /// [`Kind::Overloaded`] from when somebody found none until a group that makes some has left.
+    pub fn room(&self) -> Result<()> {
+        match self.0.lock().full {
+            true => Err(refused()),
+            false => Ok(()),
+        }
+    }
+
     /// Waits until everything accepted so far, and whatever comes meanwhile, has left.
     pub async fn drain(&self) {
         loop {
@@ -150,11 +163,8 @@ impl Shared {
             || bytes > self.limits.queue_bytes_max + leaving * self.limits.group_bytes_max;
         // An empty queue takes any unit, so that one as large as the limits is not refused for ever.
         if full && !state.queue.is_empty() {
-            metrics().append_refused();
-            return Err(Error::new(
-                Kind::Overloaded,
-                "too many appends are waiting for the store; try again shortly",
-            ));
+            state.full = true;
+            return Err(refused());
         }
         (state.events, state.bytes) = (events, bytes);
         state.queue.push_back(unit);
@@ -199,6 +209,8 @@ impl Shared {
         }
         state.events -= events;
         state.bytes -= bytes;
+        let limits = &self.limits;
+        state.full &= state.events >= limits.queue_events_max || state.bytes >= limits.queue_bytes_max;
         state.events_under_way += events;
         slot.events = events;
         Some(group)
@@ -210,13 +222,19 @@ impl Shared {
         if error.kind() == Kind::Unavailable {
             let mut state = self.lock();
             units.extend(state.queue.drain(..));
-            (state.events, state.bytes) = (0, 0);
+            (state.events, state.bytes, state.full) = (0, 0, false);
         }
         for unit in units {
             let share = error.share();
             unit.answer(Err(std::mem::replace(&mut error, share)));
         }
     }
+}
+
+fn refused() -> Error {
+    metrics().append_refused();
+    let detail = "too many appends are waiting for the store; try again shortly";
+    Error::new(Kind::Overloaded, detail)
 }
 
 /// The right to have a group under way; given back when no further one may leave, or when the flush is dropped.

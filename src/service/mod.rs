@@ -166,6 +166,14 @@ impl Service {
         self.appends.waiting()
     }
 
+    /// Whether appends find room to wait in; for who has not read them yet.
+    ///
+    /// # Errors
+    /// [`Kind::Overloaded`], as an append would.
+    pub fn room_for_appends(&self) -> Result<()> {
+        self.appends.room()
+    }
+
     /// Does the store's outstanding chores until none is left.
     pub async fn upkeep(&self) -> Result<Upkeep> {
         let mut total = Upkeep::default();

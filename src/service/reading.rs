@@ -88,6 +88,25 @@ impl ReadPage {
         }
     }
 
+    /// The session with all of its events, if that is what `query` gave.
+    fn whole(self, query: &EventQuery) -> Option<Newest> {
+        let is_whole =
+            query.after.is_none() && query.filter == EventFilter::default() && self.next_cursor.is_none();
+        let (Some(SessionRead::Stored(session)), EventsRead::Stored(mut events), true) =
+            (self.session, self.events, is_whole)
+        else {
+            return None;
+        };
+        if query.order == Order::Ascending {
+            events.reverse();
+        }
+        Some(Newest {
+            session,
+            events,
+            complete: true,
+        })
+    }
+
     /// About how long its JSON is; seldom less than that.
     fn json_bytes(&self) -> usize {
         let session = match &self.session {
@@ -165,9 +184,12 @@ impl Service {
                 // Who has nothing to fill makes room for others before it waits for the store.
                 let right = lease.zip(room);
                 let stored = self.stored_page(key, &asked, session).await?;
-                self.fill(right, key);
                 let place = place.filter(|_| stored.is_hot);
-                Ok(self.rendered(&stored.page, stored.version, query.limit, render, place))
+                let rendered = self.rendered(&stored.page, stored.version, query.limit, render, place);
+                if let Some(right) = right.filter(|_| stored.is_hot) {
+                    self.fill(right, key, stored.page.whole(&asked.query));
+                }
+                Ok(rendered)
             }
             Lookup::Bypass => {
                 drop(room);
@@ -229,15 +251,13 @@ impl Service {
         Arc::clone(&self.fills).try_acquire_owned().ok()
     }
 
-    /// Fills the cache after the answer, which need not wait for it: reads the session and its newest events once more,
-    /// since the page asked for is seldom what the cache wants.
-    fn fill(&self, right: Option<(Lease, OwnedSemaphorePermit)>, key: &SessionKey) {
-        let (Some((lease, room)), Some(wanted)) = (right, self.cache.wants()) else {
-            return;
-        };
+    /// Fills the cache after the answer, which need not wait for it. Where that was not the whole session, it is read once
+    /// more: what the cache wants are the newest events.
+    fn fill(&self, (lease, room): (Lease, OwnedSemaphorePermit), key: &SessionKey, whole: Option<Newest>) {
+        let Some(wanted) = self.cache.wants() else { return };
         let (service, key) = (self.clone(), key.clone());
         let filling = async move {
-            if let Err(error) = service.try_fill(lease, &key, wanted).await {
+            if let Err(error) = service.try_fill(lease, &key, wanted, whole).await {
                 tracing::debug!(%error, "the cache was not filled");
             }
             drop(room);
@@ -245,7 +265,31 @@ impl Service {
         tokio::spawn(filling.in_current_span());
     }
 
-    async fn try_fill(&self, lease: Lease, key: &SessionKey, wanted: Limit) -> Result<()> {
+    async fn try_fill(
+        &self,
+        lease: Lease,
+        key: &SessionKey,
+        wanted: Limit,
+        whole: Option<Newest>,
+    ) -> Result<()> {
+        let newest = match whole {
+            Some(whole) => Some(whole.at_most(wanted)),
+            None => self.newest(key, wanted).await?,
+        };
+        // What is kept at hand is what is in use: of what is archived, nothing.
+        if let Some(newest) = newest {
+            let found = Found {
+                session: &newest.session,
+                events: &newest.events,
+                complete: newest.complete,
+            };
+            self.cache.fill(lease, found).await;
+        }
+        Ok(())
+    }
+
+    /// A session with its newest events, unless it is archived.
+    async fn newest(&self, key: &SessionKey, wanted: Limit) -> Result<Option<Newest>> {
         let query = EventQuery {
             filter: EventFilter::default(),
             order: Order::Descending,
@@ -254,17 +298,28 @@ impl Service {
             payload_bytes_max: self.limits.page_payload_bytes_max,
         };
         let (session, page) = self.store.session_with_events(key, &query).await?;
-        // What is kept at hand is what is in use.
-        if page.archived.is_some() || session.archived {
-            return Ok(());
-        }
-        let found = Found {
-            session: &session,
-            events: &page.items,
+        let is_hot = page.archived.is_none() && !session.archived;
+        Ok(is_hot.then(|| Newest {
+            session: Box::new(session),
+            events: page.items,
             complete: !page.has_more,
-        };
-        self.cache.fill(lease, found).await;
-        Ok(())
+        }))
+    }
+}
+
+/// A session with its newest events, newest first.
+struct Newest {
+    session: Box<Session>,
+    events: Vec<Event>,
+    /// There are no others.
+    complete: bool,
+}
+
+impl Newest {
+    fn at_most(mut self, limit: Limit) -> Self {
+        self.complete &= self.events.len() <= limit.get();
+        self.events.truncate(limit.get());
+        self
     }
 }
 

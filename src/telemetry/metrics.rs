@@ -206,7 +206,7 @@ impl Metrics {
             ),
             appends_refused: counter(
                 "colloquy.append.refused",
-                "Appends refused because the queue was full.",
+                "Requests with appends refused because the queue was full.",
             ),
             database_calls: seconds(
                 "db.client.operation.duration",

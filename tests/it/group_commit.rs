@@ -457,8 +457,10 @@ async fn a_full_queue_refuses_and_takes_again_once_there_is_room() {
     };
     let (commit, first) = busy(&store, limits).await;
     let waiting = hand_over(&commit, unit(&["a", "b"]));
+    commit.room().expect("nobody was refused");
     let too_many = commit.append(unit(&["c", "d"])).await;
     assert_eq!(too_many.expect_err("full").kind(), Kind::Overloaded);
+    assert_eq!(commit.room().expect_err("full").kind(), Kind::Overloaded);
     let too_large = commit
         .append(appends(vec![event_of("large", &"x".repeat(1_000))]))
         .await;
@@ -468,6 +470,7 @@ async fn a_full_queue_refuses_and_takes_again_once_there_is_room() {
     is_stored(first, &["first"]).await;
     is_stored(waiting, &["a", "b"]).await;
     is_stored(last, &["e"]).await;
+    commit.room().expect("what was in the way has left");
     is_stored(
         Box::pin(async move { commit.append(unit(&["c", "d"])).await }),
         &["c", "d"],

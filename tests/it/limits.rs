@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     harness::{Server, expect, folder, json as body_of, problem},
+    talk::counted,
     wire::{Wire, begin_post},
 };
 
@@ -47,6 +48,14 @@ async fn a_full_append_queue_refuses_at_once_and_says_when_to_come_back() {
     problem(answer, 503, "overloaded").await;
     expect(server.get("/v1/sessions/s"), 200).await;
 
+    // From now on batches are refused unread, until something has left the queue; their connections stay.
+    let mut wire = Wire::to(&server).await;
+    let unread = "POST /v1/sessions/s/events/batch HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nnone";
+    for _ in 0..5 {
+        wire.send(unread).await;
+        wire.answer().await.assert_problem(503, "overloaded");
+    }
+
     drop(occupied);
     while let Some(done) = requests.join_next().await {
         let (_, answer) = done.expect("no panic");
@@ -59,6 +68,9 @@ async fn a_full_append_queue_refuses_at_once_and_says_when_to_come_back() {
     let again = expect(server.post("/v1/sessions/s/events/batch", &batch(refused)), 200).await;
     let outcomes = again["outcomes"].as_array().expect("outcomes");
     assert!(outcomes.iter().all(|outcome| outcome["outcome"] == "created"));
+    wire.send(unread).await;
+    wire.answer().await.assert_problem(415, "unsupported-media-type");
+    assert_eq!(counted(&server, "colloquy_append_refused_total").await, 6);
 }
 
 #[tokio::test]

@@ -8,20 +8,14 @@ use crate::{
     harness::{Server, folder},
     limits::occupy,
     random::Random,
-    talk::{append, event, events, open},
+    talk::{append, counted, event, events, open},
     wire::{Wire, begin_post},
 };
 
 /// The requests of a kind that were shed, as the server counts them.
 async fn shed(server: &Server, kind: &str) -> u64 {
-    let text = server.get("/metrics").send().await.expect("an answer");
-    let text = text.text().await.expect("metrics");
-    let series = format!("colloquy_requests_shed_total{{kind=\"{kind}\"}} ");
-    let value = text.lines().find_map(|line| line.strip_prefix(&series));
-    value
-        .expect("it is there from the beginning")
-        .parse()
-        .expect("a number")
+    let series = format!("colloquy_requests_shed_total{{kind=\"{kind}\"}}");
+    counted(server, &series).await
 }
 
 /// Sends appends at once while nothing can be stored: `admitted` of them wait, and all others are refused.

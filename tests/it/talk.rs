@@ -7,6 +7,22 @@ use crate::harness::{Server, expect};
 /// Most pages of a walk. Not a measure: a bound that keeps a walk that never ends from hanging a test.
 const PAGES_MAX: usize = 2000;
 
+/// What a series of the server's metrics, named as they show it, has come to.
+pub async fn counted(server: &Server, series: &str) -> u64 {
+    let count = counted_if_at_all(server, series).await;
+    count.expect("it is there from the beginning")
+}
+
+/// As [`counted`], of a series that is not there before there is something to count.
+pub async fn counted_if_at_all(server: &Server, series: &str) -> Option<u64> {
+    let metrics = server.get("/metrics").send().await.expect("an answer");
+    let metrics = metrics.text().await.expect("metrics");
+    let value = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    value.map(|value| value.parse().expect("a whole number"))
+}
+
 /// Opens a session, which must be new.
 pub async fn open(server: &Server, id: &str) -> Value {
     expect(server.post("/v1/sessions", &json!({"sessionId": id})), 201).await

@@ -21,6 +21,7 @@ const RECONNECT_EVERY: Duration = Duration::from_millis(100);
 
 /// Done until they are dropped.
 pub(super) struct Duties {
+    runtime: Handle,
     task: JoinHandle<()>,
     thread: Option<Runtime>,
 }
@@ -59,9 +60,15 @@ impl Duties {
         let (first, to) = (Arc::clone(&vouching), Arc::clone(&link));
         let _ = runtime.spawn(async move { first.round(to.as_ref()).await }).await;
         Self {
+            runtime: runtime.clone(),
             task: runtime.spawn(vouch(vouching, link, lease / VOUCHES_A_LEASE)),
             thread: None,
         }
+    }
+
+    /// Where they are done.
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     pub(super) fn end(&self) {

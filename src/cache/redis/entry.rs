@@ -88,6 +88,19 @@ impl Answer {
     }
 }
 
+/// Where among the arguments of `read.lua` the token is of who wants to fill.
+pub(super) const TOKEN_OF_READ: usize = 6;
+
+/// What `read.lua` would have told another who asked the same at the same moment: one reader fills, and that is not this one.
+pub(super) fn for_another(answer: &Value) -> Value {
+    match answer {
+        Value::Array(items) if items.first() == Some(&Value::BulkString(b"miss".into())) => {
+            Value::Array(vec![items[0].clone(), Value::Int(0)])
+        }
+        answer => answer.clone(),
+    }
+}
+
 fn hit(items: impl Iterator<Item = Value>) -> Option<Answer> {
     let items: Vec<Value> = items.collect();
     let [tag, version, session, events, score, beginning] = items.try_into().ok()?;
@@ -140,6 +153,19 @@ fn number(text: &[u8]) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_right_to_fill_is_for_one() {
+        let said = |word: &str| Value::BulkString(word.into());
+        let miss = |granted| Value::Array(vec![said("miss"), Value::Int(granted)]);
+        for granted in [0, 1] {
+            assert_eq!(for_another(&miss(granted)), miss(0));
+        }
+        let hit = Value::Array(vec![said("hit"), said("miss"), Value::Int(1)]);
+        for other in [hit, said("same"), said("pending"), said("beyond")] {
+            assert_eq!(for_another(&other), other);
+        }
+    }
 
     #[test]
     fn members_sort_as_events_do() {

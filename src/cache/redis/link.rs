@@ -165,7 +165,7 @@ impl Script {
 pub const CLOCK: &str = include_str!("../scripts/clock.lua");
 
 /// Why a call came to nothing; what it was to do may have been done all the same.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Fault {
     #[error("Redis did not answer in time")]
     TimedOut,
@@ -330,14 +330,10 @@ impl RedisWire {
         let failed = match timeout(self.call_time_max, sent).await {
             Ok(Ok(value)) if script.is_of_session() => return Script::answers(value, calls.len()),
             Ok(Ok(value)) => return vec![Ok(value)],
-            Ok(Err(error)) => Some(error),
-            Err(_) => None,
+            Ok(Err(error)) => Fault::of(error),
+            Err(_) => Fault::TimedOut,
         };
-        let fault = |_| match &failed {
-            Some(error) => Err(Fault::of(error.clone())),
-            None => Err(Fault::TimedOut),
-        };
-        calls.iter().map(fault).collect()
+        calls.iter().map(|_| Err(failed.clone())).collect()
     }
 }
 

@@ -82,6 +82,7 @@ impl RedisCache {
             absence_max: options.absence_max,
             gathering: options.gathering,
             unmarked_max: options.unmarked_max,
+            call_time_max: options.call_time_max,
         };
         let replica = Uuid::new_v4().simple().to_string();
         Arc::new(Vouching::new(replica, &options.prefix, terms))
@@ -91,7 +92,7 @@ impl RedisCache {
         Self {
             tokens: Tokens::of(vouching.replica()),
             vouching,
-            lookups: Lookups::new(options.call_time_max),
+            lookups: Lookups::new(options.call_time_max, duties.runtime().clone()),
             pages: Pages::new(options.pages_bytes_max),
             options,
             counts: Counts::default(),
@@ -195,6 +196,7 @@ impl RedisCache {
             flag(shape.session),
             tag.to_vec(),
         ];
+        debug_assert_eq!(args[entry::TOKEN_OF_READ], token.as_bytes());
         let keys = entry::keys(&self.options.prefix, key);
         let asked = self.lookups.ask(&view.wire, keys, args);
         let answer = Answer::read(self.called(Script::Read, asked).await?);
@@ -396,7 +398,10 @@ impl Cache for RedisCache {
     }
 
     async fn fill(&self, lease: Lease, found: Found<'_>) {
-        let Some(wire) = self.vouching.wire() else { return };
+        // Dropped, the lease would keep others from filling for as long as it lasts.
+        let Some(wire) = self.vouching.last_wire() else {
+            return;
+        };
         let mut members = Vec::new();
         let mut bytes = 0;
         for event in found.events {

@@ -42,7 +42,7 @@ impl Default for RedisOptions {
             session_bytes_max: 1024 * 1024,
             age_max: Duration::from_mins(5),
             write_time_max: Duration::from_secs(30),
-            fill_time_max: Duration::from_secs(5),
+            fill_time_max: Duration::from_secs(2),
             lease: Duration::from_millis(80),
             absence_max: Duration::from_secs(10),
             gathering: Duration::from_secs(1),

@@ -62,6 +62,8 @@ pub(super) struct Terms {
     pub(super) gathering: Duration,
     /// Sessions with unmarked writes that are remembered one by one; past that, all entries go.
     pub(super) unmarked_max: usize,
+    /// How long a call may take.
+    pub(super) call_time_max: Duration,
 }
 
 pub(super) struct Vouching {
@@ -92,6 +94,8 @@ struct State {
     marks: u64,
     /// Rounds in a row that came to nothing.
     silent_rounds: u32,
+    /// When a call that took too long was last counted.
+    timed_out: Option<Instant>,
 }
 
 struct Process {
@@ -178,6 +182,7 @@ impl Vouching {
                 overflowed: None,
                 marks: 0,
                 silent_rounds: 0,
+                timed_out: None,
             }),
             made_up: Notify::new(),
             timeouts: AtomicU32::new(0),
@@ -197,6 +202,11 @@ impl Vouching {
     pub(super) fn wire(&self) -> Option<Arc<dyn Wire>> {
         let state = self.lock();
         state.wire.clone().filter(|_| state.answers)
+    }
+
+    /// The wire, even if the last call on it failed: for what may come late.
+    pub(super) fn last_wire(&self) -> Option<Arc<dyn Wire>> {
+        self.lock().wire.clone()
     }
 
     /// How many sessions are remembered as unmarked.
@@ -226,13 +236,23 @@ impl Vouching {
     pub(super) fn failed(&self, fault: &Fault) {
         match fault {
             Fault::Lost(_) => self.closed(fault),
-            Fault::TimedOut if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MAX => {
-                self.closed(fault);
-            }
+            Fault::TimedOut if self.is_one_too_many() => self.closed(fault),
             Fault::TimedOut | Fault::Refused(_) | Fault::Senseless => {
                 tracing::debug!(error = %fault, source = ?std::error::Error::source(fault), "a call of the cache failed");
             }
         }
+    }
+
+    /// Whether a call that took too long is one too many in a row. Those that were under way together are one: a moment
+    /// without the processor is enough for all of them.
+    fn is_one_too_many(&self) -> bool {
+        let (now, mut state) = (Instant::now(), self.lock());
+        let is_another = |last| now.duration_since(last) >= self.terms.call_time_max;
+        let more = u32::from(state.timed_out.is_none_or(is_another));
+        if more > 0 {
+            state.timed_out = Some(now);
+        }
+        self.timeouts.fetch_add(more, Ordering::Relaxed) + more >= TIMEOUTS_MAX
     }
 
     fn closed(&self, fault: &Fault) {

@@ -17,7 +17,11 @@ use crate::{
     clients::{Stage, go_on},
     harness::{Server, expect},
     random::Random,
+    talk::counted,
 };
+
+/// How many sessions a server has archived.
+const SESSIONS_ARCHIVED: &str = "colloquy_archive_sessions_total";
 
 /// Answers after which a server is killed, aim or no aim: rather than some time, so that a slow machine sees as much as a fast
 /// one.
@@ -89,7 +93,7 @@ impl Aim {
             Self::Committed => {
                 let mut archived = Vec::new();
                 for server in fleet.living() {
-                    archived.push(sessions_archived(server).await);
+                    archived.push(counted(server, SESSIONS_ARCHIVED).await.to_string());
                 }
                 archived
             }
@@ -102,13 +106,4 @@ async fn running(server: &Server) -> Vec<String> {
     let listed = expect(server.get("/v1/admin/archive/runs"), 200).await;
     let newest = listed["runs"].get(0).map(|run| run["runId"].clone());
     vec![newest.unwrap_or(Value::Null).to_string()]
-}
-
-/// How many sessions this server has archived.
-async fn sessions_archived(server: &Server) -> String {
-    const SESSIONS: &str = "colloquy_archive_sessions_total ";
-    let metrics = server.get("/metrics").send().await.expect("an answer");
-    let metrics = metrics.text().await.expect("a body");
-    let archived = metrics.lines().find_map(|line| line.strip_prefix(SESSIONS));
-    archived.expect("a metric of the archive").to_owned()
 }

@@ -1,6 +1,10 @@
 //! What the cache answers, and what it leaves to the store.
 
 use super::*;
+use crate::{
+    harness::{Server, expect, folder},
+    talk::{append, counted, counted_if_at_all, event, open},
+};
 
 /// Every page that can be asked for, by the cache's replica and by the store alone, until both have walked through.
 async fn assert_same_pages(house: &House, replica: &Replica, session: &str) -> (usize, usize) {
@@ -226,5 +230,53 @@ async fn numbers_come_from_a_clock_that_replicas_share() {
         let seq = replica.append("s", &format!("e-{n}"), 5).await;
         assert!(seq > last);
         last = seq;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_was_the_whole_session_is_not_read_again_for_the_cache() {
+    const LOOKS: &str = r#"db_client_operation_duration_seconds_count{db_operation_name="read",db_system_name="sqlite",error_type=""}"#;
+    const FILLS: &str = r#"db_client_operation_duration_seconds_count{db_operation_name="fill",db_system_name="redis",error_type=""}"#;
+    let cache = format!("--set=cache={}", engines::redis().await);
+    let flags = [cache.as_str(), "--set=health_every_ms=600000"];
+    let server = Server::start_embedded_in(folder(), &flags).await;
+    let read = async |path: &str| expect(server.get(&format!("/v1/sessions/{path}")), 200).await;
+    let filled = async |times| {
+        while counted_if_at_all(&server, FILLS).await != Some(times) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // A Redis that is new is believed after a while.
+    open(&server, "first").await;
+    while counted_if_at_all(&server, FILLS).await.is_none() {
+        read("first").await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    let asked = [
+        ("", 1),
+        ("?limit=3", 1),
+        ("?order=desc&limit=3", 1),
+        ("?limit=2", 2),
+        ("?order=desc&limit=2", 2),
+        ("/events", 2),
+    ];
+    for (nth, (query, looks)) in asked.into_iter().enumerate() {
+        let id = format!("s-{nth}");
+        open(&server, &id).await;
+        for event_id in ["a", "b", "c"] {
+            append(&server, &id, &event(event_id)).await;
+        }
+        let before = counted(&server, LOOKS).await;
+        read(&format!("{id}{query}")).await;
+        filled(nth as u64 + 2).await;
+        assert_eq!(counted(&server, LOOKS).await - before, looks, "{query}");
+        for (order, ids) in [("asc", ["a", "b", "c"]), ("desc", ["c", "b", "a"])] {
+            let whole = read(&format!("{id}?order={order}")).await;
+            let events = whole["events"].as_array().expect("events").iter();
+            assert!(events.map(|event| &event["eventId"]).eq(&ids), "{whole}");
+        }
+        // The cache has had all of them.
+        assert_eq!(counted(&server, LOOKS).await - before, looks, "{query}");
     }
 }

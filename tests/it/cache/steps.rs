@@ -127,6 +127,27 @@ async fn one_reader_at_a_time_fills() {
 }
 
 #[tokio::test]
+async fn of_many_readers_at_once_one_fills() {
+    let (house, a, b) = two_replicas(options()).await;
+    a.open("s", r#"{"status":"active"}"#).await;
+    let looks = futures_util::future::join_all((0..40).map(|at| look(if at < 20 { &a } else { &b })));
+    let mut leases: Vec<Lease> = looks
+        .await
+        .into_iter()
+        .filter_map(|found| match found {
+            Lookup::Miss { lease, .. } => lease,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(leases.len(), 1);
+    fill(&house, &a, leases.remove(0)).await;
+    let looks = futures_util::future::join_all((0..40).map(|_| look(&b))).await;
+    for found in looks {
+        assert!(matches!(found, Lookup::Hit { .. }), "{found:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_writer_that_died_takes_the_entry_with_it() {
     let (house, a, b) = cached(RedisOptions {
         write_time_max: Duration::from_millis(30),
