@@ -48,6 +48,7 @@ mod schema;
 mod sessions;
 #[cfg(test)]
 mod tests;
+mod write_back;
 mod writer;
 
 use clock::Clock;
@@ -78,7 +79,7 @@ pub struct SqliteOptions {
     pub group_bytes_max: usize,
     /// Longest wait for a lock that another program holds on the file.
     pub busy_wait_max: Duration,
-    /// Size of the write-ahead log, in bytes, from which SQLite writes it back into the database.
+    /// Size of the write-ahead log, in bytes, from which it is written back into the database.
     pub wal_checkpoint_bytes: usize,
     /// Size of the write-ahead log, in bytes, from which the writer waits for readers to be able to empty it.
     pub wal_bytes_max: usize,
@@ -168,6 +169,8 @@ impl SqliteStore {
         let lock = Arc::new(Lock::acquire(&path)?);
         let connection =
             schema::open_writer(&path, &options).map_err(|fault| schema::cannot_open(&path, fault))?;
+        let beside =
+            schema::open_write_back(&path, &options).map_err(|fault| schema::cannot_open(&path, fault))?;
         let readers = Readers::open(path.clone(), &options, &lock)?;
         let one = SqliteOptions {
             readers: 1,
@@ -176,7 +179,7 @@ impl SqliteStore {
         let pulse = Readers::open(path.clone(), &one, &lock)?;
         let mut wal = path.into_os_string();
         wal.push("-wal");
-        let writer = Writer::start(connection, wal.into(), &options, lock)?;
+        let writer = Writer::start(connection, beside, wal.into(), &options, lock)?;
         Ok(Self {
             readers,
             pulse,

@@ -31,6 +31,20 @@ pub(super) fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connec
     Ok(connection)
 }
 
+/// Opens the connection that writes the log back into the database.
+pub(super) fn open_write_back(path: &Path, options: &SqliteOptions) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    // It has no use for a cache: pages go from one file to the other.
+    let connection = connect(path, flags, options, 0)?;
+    set_syncs(&connection)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    // It knows that there is a log once it has read something.
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
+        row.get::<_, i64>(0)
+    })?;
+    Ok(connection)
+}
+
 /// Opens a connection that can't write.
 pub(super) fn open_reader(path: &Path, options: &SqliteOptions) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -63,20 +77,36 @@ fn set_durability(connection: &Connection, options: &SqliteOptions) -> Result<()
         );
         return Err(Error::new(Kind::Unavailable, detail).into());
     }
+    set_syncs(connection)?;
+    // What is erased is overwritten with zeros.
+    connection.pragma_update(None, "secure_delete", true)?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // Not in the middle of a commit: see `write_back`.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    let wal_bytes_max = i64::try_from(options.wal_bytes_max).unwrap_or(i64::MAX);
+    connection.pragma_update(None, "journal_size_limit", wal_bytes_max)?;
+    Ok(())
+}
+
+fn set_syncs(connection: &Connection) -> Result<()> {
     // FULL syncs the log at every commit; NORMAL could lose acknowledged commits with the power.
     connection.pragma_update(None, "synchronous", "FULL")?;
     // On macOS a plain fsync does not reach the disk.
     connection.pragma_update(None, "fullfsync", true)?;
     connection.pragma_update(None, "checkpoint_fullfsync", true)?;
-    // What is erased is overwritten with zeros.
-    connection.pragma_update(None, "secure_delete", true)?;
-    connection.pragma_update(None, "foreign_keys", true)?;
-    let page_bytes: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
-    let bytes = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
-    let pages = bytes(options.wal_checkpoint_bytes) / page_bytes.max(1);
-    connection.pragma_update(None, "wal_autocheckpoint", pages.max(1))?;
-    connection.pragma_update(None, "journal_size_limit", bytes(options.wal_bytes_max))?;
     Ok(())
+}
+
+/// How many pages the log has at this size.
+pub(super) fn pages(connection: &Connection, bytes: usize) -> Result<u64> {
+    let page_bytes: u32 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+    Ok((bytes as u64 / u64::from(page_bytes.max(1))).max(1))
+}
+
+/// Writes back as much of the log as can be without waiting for anyone; gives how many of its pages are by now.
+pub(super) fn write_back(connection: &Connection) -> Result<u64> {
+    let pages = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(2))?;
+    Ok(u64::try_from(pages).unwrap_or(0))
 }
 
 /// The version of the schema in the file; 0 for an empty one.

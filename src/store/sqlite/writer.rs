@@ -35,6 +35,7 @@ use super::{
     fault::{self, Fault, closed, not_committed},
     lock::Lock,
     schema,
+    write_back::WriteBack,
 };
 use crate::{
     domain::{Error, Kind, Result},
@@ -61,16 +62,20 @@ enum Message {
 }
 
 impl Writer {
-    /// Starts the thread; it holds `lock` until it has closed the connection.
+    /// Starts the thread; it holds `lock` until it has closed the connection. The log is written back through `beside`.
     pub(super) fn start(
-        connection: Connection,
+        mut connection: Connection,
+        beside: Connection,
         wal: PathBuf,
         options: &SqliteOptions,
         lock: Arc<Lock>,
     ) -> Result<Self> {
         let (queue, jobs) = mpsc::channel(options.queue_jobs_max);
         let commits = Arc::new(AtomicU64::new(0));
+        let started = schema::pages(&connection, options.wal_checkpoint_bytes)
+            .and_then(|pages| WriteBack::start(&mut connection, beside, pages));
         let thread = Thread {
+            write_back: started?,
             connection,
             jobs,
             ahead: None,
@@ -259,6 +264,8 @@ where
 
 /// What the thread owns.
 struct Thread {
+    // Closes its connection first.
+    write_back: WriteBack,
     connection: Connection,
     jobs: mpsc::Receiver<Message>,
     /// Taken from the queue, but not for the group at hand.
@@ -292,6 +299,7 @@ impl Thread {
             }
             self.tend_wal();
         }
+        self.write_back.end();
         self.truncate_wal();
         // `connection` closes before `_lock` is given up: fields drop in the order of their declaration.
     }
@@ -370,9 +378,10 @@ impl Thread {
         Ok(())
     }
 
-    /// Empties the log when somebody asked for it, or when it is large: SQLite checkpoints on its own, but readers
-    /// that never pause could keep it from starting over at the front of the log, which then grows.
+    /// Sees to it that the log is written back, and empties it when somebody asked for it, or when it is large: readers that never
+    /// pause could keep it from starting over at its front, or commits could come faster than they are written back.
     fn tend_wal(&mut self) {
+        self.write_back.tend(&self.connection);
         let wal_bytes_max = self.options.wal_bytes_max as u64;
         let is_large = || fs::metadata(&self.wal).is_ok_and(|wal| wal.len() > wal_bytes_max);
         if !self.truncations.is_empty() || is_large() {
@@ -389,6 +398,7 @@ impl Thread {
             busy_wait_max,
             ..
         } = self.options;
+        let _paused = self.write_back.pause();
         schema::truncate_wal(&self.connection, checkpoint_wait_max, busy_wait_max)
     }
 }

@@ -192,12 +192,16 @@ async fn what_durability_and_erasure_rest_on_is_set() {
         assert_eq!(mode, "wal");
         assert_eq!(number(connection, "synchronous")?, 2);
         assert_eq!(number(connection, "secure_delete")?, 1);
-        assert_eq!(number(connection, "wal_autocheckpoint")?, 16_384);
+        assert_eq!(number(connection, "wal_autocheckpoint")?, 0);
         assert_eq!(number(connection, "cache_size")?, -8192);
         assert_eq!(number(connection, "mmap_size")?, 0);
         Ok(())
     });
     writer.await.unwrap();
+    let path = folder.0.path().join("colloquy.db");
+    let beside = schema::open_write_back(&path, &SqliteOptions::default()).unwrap();
+    assert_eq!(number(&beside, "synchronous").unwrap(), 2);
+    assert_eq!(number(&beside, "wal_autocheckpoint").unwrap(), 0);
     let reader = store.readers.read(move |connection| {
         assert_eq!(number(connection, "query_only")?, 1);
         assert_eq!(number(connection, "cache_size")?, -2048);

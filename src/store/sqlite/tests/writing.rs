@@ -318,6 +318,51 @@ async fn a_lock_of_another_program_is_waited_for_within_bounds() {
     append(&store, event("s", "e", "x")).await.unwrap();
 }
 
+/// How often the log has started over at its front; SQLite's file format, section 4.1.
+fn log_started_over(folder: &Folder) -> u32 {
+    let log = fs::read(folder.0.path().join("colloquy.db-wal")).unwrap();
+    u32::from_be_bytes(log[12..16].try_into().unwrap())
+}
+
+#[tokio::test]
+async fn the_log_is_written_back_while_commits_go_on_and_starts_over() {
+    let folder = Folder::new();
+    let options = SqliteOptions {
+        wal_checkpoint_bytes: 256 * 1024,
+        // What else would empty it.
+        wal_bytes_max: 1024 * 1024 * 1024,
+        ..SqliteOptions::default()
+    };
+    let store = Arc::new(folder.open(options).unwrap());
+    open(&store, "s").await;
+    let before = log_started_over(&folder);
+    let text = "x".repeat(1_000);
+    let mut appended = 0;
+    while log_started_over(&folder) < before + 3 {
+        assert!(appended < 50_000, "the log only grows");
+        let four = (0..4).map(|n| {
+            let (store, text) = (Arc::clone(&store), text.clone());
+            tokio::spawn(async move {
+                append(&store, event("s", &format!("e-{}", appended + n), &text))
+                    .await
+                    .unwrap();
+            })
+        });
+        for one in four.collect::<Vec<_>>() {
+            one.await.unwrap();
+        }
+        appended += 4;
+    }
+    let count = |connection: &Connection| {
+        Ok(connection.query_row("SELECT count(*) FROM events", [], |row| row.get::<_, i32>(0))?)
+    };
+    assert_eq!(store.readers.read(count).await.unwrap(), appended);
+    store.close().await;
+    assert!(!folder.0.path().join("colloquy.db-wal").exists());
+    let store = folder.open(SqliteOptions::default()).unwrap();
+    assert_eq!(store.readers.read(count).await.unwrap(), appended);
+}
+
 #[tokio::test]
 async fn the_log_stays_bounded_though_a_reader_never_pauses() {
     let folder = Folder::new();
