@@ -1,6 +1,6 @@
 //! The writer: groups, failures, limits.
 
-use std::sync::mpsc;
+use std::{io::Read, sync::mpsc};
 
 use futures_util::future::join_all;
 use rusqlite::Connection;
@@ -320,8 +320,10 @@ async fn a_lock_of_another_program_is_waited_for_within_bounds() {
 
 /// How often the log has started over at its front; SQLite's file format, section 4.1.
 fn log_started_over(folder: &Folder) -> u32 {
-    let log = fs::read(folder.0.path().join("colloquy.db-wal")).unwrap();
-    u32::from_be_bytes(log[12..16].try_into().unwrap())
+    let mut log = fs::File::open(folder.0.path().join("colloquy.db-wal")).unwrap();
+    let mut head = [0; 16];
+    log.read_exact(&mut head).unwrap();
+    u32::from_be_bytes(head[12..].try_into().unwrap())
 }
 
 #[tokio::test]
@@ -339,7 +341,7 @@ async fn the_log_is_written_back_while_commits_go_on_and_starts_over() {
     let text = "x".repeat(1_000);
     let mut appended = 0;
     while log_started_over(&folder) < before + 3 {
-        assert!(appended < 50_000, "the log only grows");
+        assert!(appended < 10_000, "the log only grows");
         let four = (0..4).map(|n| {
             let (store, text) = (Arc::clone(&store), text.clone());
             tokio::spawn(async move {
