@@ -208,9 +208,7 @@ impl Bench {
             false => Err(format!("a batch of {events} events: {body}").into()),
         }
     }
-}
 
-impl Bench {
     fn found(
         &self,
         part: Part,

@@ -97,6 +97,9 @@ impl ReadPage {
         else {
             return None;
         };
+        if session.archived {
+            return None;
+        }
         if query.order == Order::Ascending {
             events.reverse();
         }

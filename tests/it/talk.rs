@@ -7,6 +7,12 @@ use crate::harness::{Server, expect};
 /// Most pages of a walk. Not a measure: a bound that keeps a walk that never ends from hanging a test.
 const PAGES_MAX: usize = 2000;
 
+/// What the server shows of itself to Prometheus.
+pub async fn metrics(server: &Server) -> String {
+    let answer = server.get("/metrics").send().await.expect("an answer");
+    answer.text().await.expect("metrics")
+}
+
 /// What a series of the server's metrics, named as they show it, has come to.
 pub async fn counted(server: &Server, series: &str) -> u64 {
     let count = counted_if_at_all(server, series).await;
@@ -15,8 +21,7 @@ pub async fn counted(server: &Server, series: &str) -> u64 {
 
 /// As [`counted`], of a series that is not there before there is something to count.
 pub async fn counted_if_at_all(server: &Server, series: &str) -> Option<u64> {
-    let metrics = server.get("/metrics").send().await.expect("an answer");
-    let metrics = metrics.text().await.expect("metrics");
+    let metrics = metrics(server).await;
     let value = metrics
         .lines()
         .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));

@@ -39,9 +39,7 @@ pub(super) fn open_write_back(path: &Path, options: &SqliteOptions) -> Result<Co
     set_syncs(&connection)?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     // It knows that there is a log once it has read something.
-    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
-        row.get::<_, i64>(0)
-    })?;
+    probe(&connection)?;
     Ok(connection)
 }
 

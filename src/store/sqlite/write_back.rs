@@ -51,12 +51,6 @@ struct Shared {
     turn: Mutex<()>,
 }
 
-impl Shared {
-    fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl WriteBack {
     /// Starts the thread, with a connection of its own beside the writer's.
     pub(super) fn start(writer: &mut Connection, own: Connection, from_pages: u64) -> Result<Self> {
@@ -132,6 +126,10 @@ impl Drop for WriteBack {
 }
 
 impl Shared {
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn serve(&self, own: &Connection, woken: &Receiver<()>) {
         while woken.recv().is_ok() {
             let mut left_before = u64::MAX;

@@ -93,7 +93,7 @@ async fn without_s3_only_archived_sessions_are_refused_until_it_is_back() {
     let run = archive(&server).await;
     assert_eq!(run["sessions"], 1, "{run}");
     assert_eq!(session(&server, "due").await["archived"], true);
-    let metrics = server.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let metrics = crate::talk::metrics(&server).await;
     assert!(
         metrics.contains("colloquy_archive_read_errors_unavailable_total 8"),
         "{metrics}"

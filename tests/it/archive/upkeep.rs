@@ -226,7 +226,7 @@ async fn a_damaged_or_missing_object_is_said_to_be_so() {
     std::fs::remove_file(&events_file).unwrap();
     expect_problem(server.get("/v1/sessions/s"), 500, "archive-damaged").await;
     expect(server.get("/v1/sessions/hot"), 200).await;
-    let metrics = server.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let metrics = crate::talk::metrics(&server).await;
     assert!(
         metrics.contains("colloquy_archive_read_errors_damaged_total 3"),
         "{metrics}"

@@ -385,7 +385,7 @@ async fn over_http_a_read_shows_every_write_that_was_acknowledged() {
     while let Some(done) = tasks.join_next().await {
         done.unwrap();
     }
-    let metrics = server.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let metrics = crate::talk::metrics(&server).await;
     let copies = metrics
         .lines()
         .find_map(|line| line.strip_prefix("colloquy_cache_reads_total{cause=\"copy\",outcome=\"hit\"} "));

@@ -144,8 +144,7 @@ async fn until_cached(load: &mut Load, replicas: &Replicas) {
 
 /// How many reads the cache has answered for this replica.
 async fn cache_hits(server: &Server) -> u64 {
-    let metrics = server.get("/metrics").send().await.expect("an answer");
-    let metrics = metrics.text().await.expect("a body");
+    let metrics = crate::talk::metrics(server).await;
     let reads = metrics
         .lines()
         .filter(|line| line.starts_with("colloquy_cache_reads_total{"));

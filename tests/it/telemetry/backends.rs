@@ -20,7 +20,7 @@ const BACKENDS: [&str; 3] = ["store", "cache", "archive"];
 
 /// What `/metrics` says of a backend.
 async fn shown(server: &Server, backend: &str) -> Option<f64> {
-    let metrics = server.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let metrics = crate::talk::metrics(server).await;
     let line = format!("colloquy_backend_up{{backend=\"{backend}\"}} ");
     let value = metrics.lines().find_map(|text| text.strip_prefix(&line))?;
     Some(value.parse().unwrap())

@@ -232,7 +232,7 @@ async fn neither_payloads_nor_secrets_are_told_to_anyone() {
     .await;
     archive(&server).await;
     expect(server.get("/v1/sessions/s"), 200).await;
-    let metrics = server.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let metrics = crate::talk::metrics(&server).await;
     let folder = server.folder();
     let told = told(server, &collector).await;
     let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
