@@ -12,7 +12,7 @@
 //! - [`shedding`]: who is refused when too much is under way.
 //! - [`spec`]: the OpenAPI document.
 //! - [`draining`]: what a server that was asked to stop says until it stops.
-//! - [`listener`], [`server`]: the listening socket, and what is served on it.
+//! - [`listener`], [`connection`], [`server`]: the listening socket, what comes in there, and how it is served.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -26,6 +26,7 @@ use poem_openapi::OpenApi;
 pub mod admin;
 pub mod answer;
 pub mod body;
+pub mod connection;
 pub mod draining;
 pub mod envelope;
 pub mod extract;

@@ -1,39 +1,42 @@
-//! The server: connections bounded, small packets sent at once, and a way to stop that loses nothing.
+//! The server: connections bounded, answers sent without a copy of their bodies, and a way to stop that loses nothing.
 //!
-//! poem's own acceptor sets no TCP_NODELAY, spins when the process is out of file descriptors, takes any number of
-//! connections, and waits for ever for the rest of a request's head, or for a peer to take its answer; this one mends
-//! the four.
+//! poem describes and answers requests; its server is not used. That one sets no TCP_NODELAY, spins when the process is out of
+//! file descriptors, takes any number of connections, waits for ever for the rest of a request's head or for a peer to take
+//! its answer, and hides from hyper that a socket can be given an answer's head and body in one call, so that every
+//! body was copied behind its head first. hyper's own parts take its place.
 
 use std::{
+    convert::Infallible,
     io,
     net::SocketAddr,
-    pin::Pin,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
+};
 use poem::{
-    Endpoint, Request, Server,
-    http::uri::Scheme,
-    listener::Acceptor,
+    Endpoint, Request, Response,
+    http::{self, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, Sleep},
-};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
 
 use super::{
+    connection::{Connection, StallLimits},
     draining::{Draining, Parting},
-    listener::{Listener, Silence},
+    listener::{Closing, Listener},
 };
-use crate::telemetry::metrics::{Active, metrics};
 
 /// What bounds the server (I9).
 #[derive(Debug, Clone, Copy)]
@@ -77,51 +80,88 @@ impl BoundServer {
 
     /// Serves until `stop` resolves, then drains, then takes no further connection and finishes the requests in flight
     /// within the grace time; gives how many did not make it and were cut off.
-    ///
-    /// # Errors
-    /// None in practice: a failing accept is logged and tried again.
     pub async fn serve<E>(
         self,
         endpoint: E,
         limits: ServerLimits,
         draining: Draining,
         stop: impl Future<Output = ()>,
-    ) -> io::Result<usize>
+    ) -> usize
     where
-        E: Endpoint + 'static,
+        E: Endpoint<Output = Response> + 'static,
     {
         let cut_off = Arc::new(CutOff::default());
-        let endpoint = Watched {
+        let endpoint = Arc::new(Watched {
             inner: Parting {
                 inner: endpoint,
                 draining: draining.clone(),
             },
             cut_off: Arc::clone(&cut_off),
-        };
+        });
+        let local = LocalAddr(self.address.into());
         let (listener, closing) = Listener::new(self.listener);
-        let stop = async {
-            stop.await;
-            draining.begin();
-            if !limits.shutdown_drain.is_zero() {
-                let drain_ms = limits.shutdown_drain.as_millis();
-                tracing::info!(drain_ms, "draining: serving on, but ready no more");
-                tokio::time::sleep(limits.shutdown_drain).await;
-            }
-            closing.close().await;
-            cut_off.stopping.store(true, Ordering::Relaxed);
-        };
-        let acceptor = BoundedAcceptor {
+        let mut door = Door {
             listener,
-            address: LocalAddr(self.address.into()),
             places: Arc::new(Semaphore::new(limits.connections_max)),
-            idle: limits.idle_connection,
-            stalled: limits.stalled_connection,
+            stall: StallLimits {
+                idle: limits.idle_connection,
+                stalled: limits.stalled_connection,
+            },
         };
-        Server::new_with_acceptor(acceptor)
-            .run_with_graceful_shutdown(endpoint, stop, Some(limits.shutdown_grace))
-            .await?;
-        Ok(cut_off.requests.load(Ordering::Relaxed))
+        let (ending, mut connections) = (GracefulShutdown::new(), JoinSet::new());
+        let mut stop = pin!(async {
+            stop.await;
+            drain(&draining, limits.shutdown_drain, closing).await;
+        });
+        loop {
+            tokio::select! {
+                (connection, remote) = door.next() => {
+                    let from = (local.clone(), RemoteAddr(remote.into()));
+                    connections.spawn(converse(connection, from, Arc::clone(&endpoint), ending.watcher()));
+                }
+                // What a request panicked over is known to the panic hook.
+                Some(_) = connections.join_next() => {}
+                () = &mut stop => break,
+            }
+        }
+        drop(door);
+        cut_off.stopping.store(true, Ordering::Relaxed);
+        let _ = timeout(limits.shutdown_grace, ending.shutdown()).await;
+        connections.shutdown().await;
+        cut_off.requests.load(Ordering::Relaxed)
     }
+}
+
+/// Tells everybody that the server is about to stop, gives them time to go elsewhere, and closes the listening socket.
+async fn drain(draining: &Draining, time: Duration, closing: Closing) {
+    draining.begin();
+    if !time.is_zero() {
+        tracing::info!(
+            drain_ms = time.as_millis(),
+            "draining: serving on, but ready no more"
+        );
+        tokio::time::sleep(time).await;
+    }
+    closing.close().await;
+}
+
+/// Answers the requests of a connection until either side ends it.
+async fn converse<E>(connection: Connection, from: (LocalAddr, RemoteAddr), endpoint: Arc<E>, ending: Watcher)
+where
+    E: Endpoint<Output = Response> + 'static,
+{
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let (endpoint, (local, remote)) = (Arc::clone(&endpoint), from.clone());
+        // In a box, since a connection has a place for the whole of it, busy or not.
+        Box::pin(async move {
+            let request = Request::from((request, local, remote, Scheme::HTTP));
+            Ok::<_, Infallible>(http::Response::from(endpoint.get_response(request).await))
+        })
+    });
+    let server = auto::Builder::new(TokioExecutor::new());
+    let served = server.serve_connection(TokioIo::new(connection), service);
+    // How it ends is the peer's affair: requests that went wrong were answered.
+    let _ = ending.watch(served).await;
 }
 
 /// Requests that were given up while the server was stopping.
@@ -164,22 +204,28 @@ impl Drop for Unfinished<'_> {
     }
 }
 
-struct BoundedAcceptor {
+/// Where connections come in, as far as there are places.
+struct Door {
     listener: Listener,
-    address: LocalAddr,
     places: Arc<Semaphore>,
-    idle: Duration,
-    stalled: Duration,
+    stall: StallLimits,
 }
 
-impl Acceptor for BoundedAcceptor {
-    type Io = Connection;
-
-    fn local_addr(&self) -> Vec<LocalAddr> {
-        vec![self.address.clone()]
+impl Door {
+    /// The next connection; a failure to get one is logged, and another is tried.
+    async fn next(&mut self) -> (Connection, SocketAddr) {
+        loop {
+            match self.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
+                }
+            }
+        }
     }
 
-    async fn accept(&mut self) -> io::Result<(Self::Io, LocalAddr, RemoteAddr, Scheme)> {
+    async fn accept(&mut self) -> io::Result<(Connection, SocketAddr)> {
         let place = || Arc::clone(&self.places).acquire_owned();
         let place = tokio::select! {
             place = place() => place,
@@ -187,189 +233,7 @@ impl Acceptor for BoundedAcceptor {
             () = self.listener.closed() => place().await,
         };
         let place = place.map_err(io::Error::other)?;
-        match self.listener.accept().await {
-            Ok((stream, remote, silence)) => {
-                stream.set_nodelay(true)?;
-                let connection = Connection {
-                    stream,
-                    stall: Stall::new(self.idle, self.stalled),
-                    silence: Some(silence),
-                    _place: place,
-                    _counted: metrics().connection(),
-                };
-                Ok((
-                    connection,
-                    self.address.clone(),
-                    RemoteAddr(remote.into()),
-                    Scheme::HTTP,
-                ))
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_BACKOFF).await;
-                Err(error)
-            }
-        }
-    }
-}
-
-/// A connection, its place among those allowed, and how long it may stall.
-struct Connection {
-    stream: TcpStream,
-    stall: Stall,
-    silence: Option<Silence>,
-    _place: OwnedSemaphorePermit,
-    _counted: Active,
-}
-
-/// The time by which a connection must get on. It is set anew by every write that the peer took a part of, and by the
-/// first read after one, which is where a request begins; not by the reads that follow, so that a request sent byte
-/// by byte does not hold its connection for ever.
-///
-/// poem would keep the idle time in a task of its own for each connection, woken several times a request.
-struct Stall {
-    idle: Duration,
-    stalled: Duration,
-    by: Instant,
-    /// Wakes the connection no later than `by`. It is left alone while `by` moves on, several times a request, and
-    /// set anew once it is over.
-    timer: Pin<Box<Sleep>>,
-    stage: Stage,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Nothing was read yet.
-    New,
-    BetweenRequests,
-    InRequest,
-    /// HTTP/2, where a connection that is silent may have requests under way.
-    Multiplexed,
-}
-
-/// What a connection in HTTP/2 begins with.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0";
-
-impl Stall {
-    fn new(idle: Duration, stalled: Duration) -> Self {
-        Self {
-            idle,
-            stalled,
-            by: Instant::now() + idle,
-            timer: Box::pin(tokio::time::sleep(idle)),
-            stage: Stage::New,
-        }
-    }
-
-    fn was_read(&mut self, bytes: &[u8]) {
-        let next = match self.stage {
-            Stage::New if bytes.starts_with(PREFACE) => Stage::Multiplexed,
-            Stage::New | Stage::BetweenRequests => Stage::InRequest,
-            Stage::InRequest => return,
-            Stage::Multiplexed => Stage::Multiplexed,
-        };
-        self.enter(next);
-    }
-
-    fn was_written(&mut self) {
-        self.enter(match self.stage {
-            Stage::Multiplexed => Stage::Multiplexed,
-            _ => Stage::BetweenRequests,
-        });
-    }
-
-    fn enter(&mut self, stage: Stage) {
-        self.stage = stage;
-        let time = match stage {
-            Stage::New | Stage::BetweenRequests => self.idle,
-            Stage::InRequest | Stage::Multiplexed => self.stalled,
-        };
-        self.by = Instant::now() + time;
-        if self.by < self.timer.deadline() {
-            self.timer.as_mut().reset(self.by);
-        }
-    }
-
-    /// Waits until the time is over.
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.timer.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= self.by {
-                return Poll::Ready(());
-            }
-            self.timer.as_mut().reset(self.by);
-        }
-        Poll::Pending
-    }
-
-    /// What a stream that has nothing to say says: wait; that its peer is gone, if nothing was under way; or that the
-    /// time is over.
-    fn of_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let idle = matches!(self.stage, Stage::New | Stage::BetweenRequests);
-        self.poll_over(cx)
-            .map(|()| if idle { Ok(()) } else { Err(stalled()) })
-    }
-
-    fn of_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        written: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
-        match written {
-            Poll::Pending => self.poll_over(cx).map(|()| Err(stalled())),
-            Poll::Ready(written) => {
-                self.was_written();
-                Poll::Ready(written)
-            }
-        }
-    }
-}
-
-fn stalled() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "the connection stalled")
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        match Pin::new(&mut self.stream).poll_read(cx, buf) {
-            Poll::Pending => self.stall.of_read(cx),
-            Poll::Ready(read) => {
-                self.silence = None;
-                self.stall.was_read(&buf.filled()[before..]);
-                Poll::Ready(read)
-            }
-        }
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.stall.of_write(cx, written)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.stall.of_write(cx, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        let (stream, remote, silence) = self.listener.accept().await?;
+        Ok((Connection::new(stream, self.stall, silence, place)?, remote))
     }
 }

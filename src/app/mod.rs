@@ -136,12 +136,9 @@ async fn serve_on(
     tracing::info!(store = %config.store, cache = %config.cache(), %archive, "Colloquy {} serves {url}", env!("CARGO_PKG_VERSION"));
     tracing::info!("try it in a browser: {url}/docs");
     let chores = chores::begin(service, config);
-    let served = server
-        .serve(endpoint, limits, draining, stop)
-        .await
-        .map_err(AppError::Server);
+    let cut_off = server.serve(endpoint, limits, draining, stop).await;
     chores.end();
-    served
+    Ok(cut_off)
 }
 
 /// Writes the file so that whoever waits for it never sees half of it.

@@ -1,6 +1,9 @@
 //! Connections: heads that are no HTTP, peers that stall, and what happens to the requests of others (I7, I9).
 
 use futures_util::future::join_all;
+use hyper::{Request, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
 
 use crate::{
     harness::{Server, expect},
@@ -219,4 +222,37 @@ async fn an_append_whose_caller_went_away_is_stored_whole_or_not_at_all() {
     append(&server, "s", &event("last")).await;
     let log = server.log();
     assert!(!log.contains("ERROR") && !log.contains("panic"), "{log}");
+}
+
+#[tokio::test]
+async fn one_connection_of_http_2_carries_many_requests_and_ends_with_the_server() {
+    let mut server = Server::start().await;
+    open(&server, "s").await;
+    let stream = TcpStream::connect(server.address()).await.expect("a connection");
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let asked = (0..500).map(|at| {
+        let mut sender = sender.clone();
+        let path = if at % 2 == 0 {
+            "/v1/sessions/s"
+        } else {
+            "/v1/sessions/other"
+        };
+        let request = Request::get(server.url(path))
+            .body(String::new())
+            .expect("a request");
+        async move {
+            sender.ready().await.expect("a stream");
+            sender.send_request(request).await.expect("an answer").status()
+        }
+    });
+    let statuses = join_all(asked).await;
+    for (at, status) in statuses.into_iter().enumerate() {
+        assert_eq!(status, if at % 2 == 0 { 200 } else { 404 }, "{at}");
+    }
+    server.ask_to_stop();
+    connection.await.expect("no panic").expect("an orderly end");
+    assert!(server.wait().await.success());
 }
