@@ -1,20 +1,24 @@
-//! The least of an HTTP/1.1 client: it shares two cores with what it measures. A connection keeps its buffer, an answer
-//! is looked at only as far as its head, and nothing is allocated for a request.
+//! The least of an HTTP/1.1 client: it shares two cores with what it measures. An answer is looked at only as far as its
+//! head, nothing is allocated for a request, and what is read lands in one place for all connections of a thread: it
+//! stays in the processor's cache, where the buffers of 1,000 connections would not.
 
-use std::{io, net::SocketAddr};
+use std::{cell::RefCell, future::poll_fn, io, net::SocketAddr, pin::Pin, task::ready};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncWriteExt, ReadBuf},
     net::TcpStream,
 };
 
-const BUFFER_BYTES: usize = 32 * 1024;
+thread_local! {
+    static LANDING: RefCell<Box<[u8]>> = RefCell::new(vec![0; 64 * 1024].into());
+}
 
 /// A connection that is kept, and opened again where the server ends it.
 pub struct Connection {
     address: SocketAddr,
     stream: TcpStream,
-    input: Vec<u8>,
+    /// What came of an answer that did not come at once.
+    parts: Vec<u8>,
     is_over: bool,
 }
 
@@ -24,7 +28,12 @@ pub struct Answer {
     pub status: u16,
     pub body_bytes: usize,
     pub has_retry_after: bool,
-    body_at: usize,
+}
+
+struct Head {
+    answer: Answer,
+    bytes: usize,
+    ends_connection: bool,
 }
 
 impl Connection {
@@ -32,57 +41,82 @@ impl Connection {
         Ok(Self {
             address,
             stream: connect(address).await?,
-            input: vec![0; BUFFER_BYTES],
+            parts: Vec::new(),
             is_over: false,
         })
     }
 
     /// Sends a request, and reads the whole of its answer. After an error the next request gets a new connection.
     pub async fn exchange(&mut self, request: &[u8]) -> io::Result<Answer> {
+        self.exchange_with(request, |_| ())
+            .await
+            .map(|(answer, ())| answer)
+    }
+
+    /// As [`exchange`](Self::exchange), with the body of the answer.
+    pub async fn fetch(&mut self, request: &[u8]) -> io::Result<(Answer, Vec<u8>)> {
+        self.exchange_with(request, <[u8]>::to_vec).await
+    }
+
+    async fn exchange_with<T>(
+        &mut self,
+        request: &[u8],
+        look: impl Fn(&[u8]) -> T,
+    ) -> io::Result<(Answer, T)> {
         if self.is_over {
             self.stream = connect(self.address).await?;
         }
         // Also where this is given up half way.
         self.is_over = true;
-        let (answer, ends) = self.try_exchange(request).await?;
-        self.is_over = ends;
-        Ok(answer)
-    }
-
-    /// The body of the answer that came last.
-    pub fn body(&self, answer: &Answer) -> &[u8] {
-        &self.input[answer.body_at..answer.body_at + answer.body_bytes]
-    }
-
-    async fn try_exchange(&mut self, request: &[u8]) -> io::Result<(Answer, bool)> {
         self.stream.write_all(request).await?;
-        let mut filled = 0;
-        let (answer, ends) = loop {
-            let before = filled;
-            filled += self.fill(filled).await?;
-            // The end of the head may have come in two parts.
-            if let Some(at) = find(&self.input[before.saturating_sub(3)..filled], b"\r\n\r\n") {
-                break read_head(&self.input[..before.saturating_sub(3) + at + 4])?;
+        self.parts.clear();
+        let (head, seen) = loop {
+            if let Some(whole) = self.receive(&look).await? {
+                break whole;
             }
         };
-        let whole = answer.body_at + answer.body_bytes;
-        while filled < whole {
-            filled += self.fill(filled).await?;
-        }
-        if filled > whole {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "more than one answer"));
-        }
-        Ok((answer, ends))
+        self.is_over = head.ends_connection;
+        Ok((head.answer, seen))
     }
 
-    async fn fill(&mut self, filled: usize) -> io::Result<usize> {
-        if filled == self.input.len() {
-            self.input.resize(filled * 2, 0);
-        }
-        match self.stream.read(&mut self.input[filled..]).await? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            bytes => Ok(bytes),
-        }
+    /// Reads what has come; gives the answer once it is whole, and what was seen in its body.
+    async fn receive<T>(&mut self, look: impl Fn(&[u8]) -> T) -> io::Result<Option<(Head, T)>> {
+        let Self { stream, parts, .. } = self;
+        poll_fn(|cx| {
+            LANDING.with_borrow_mut(|landing| {
+                let mut landing = ReadBuf::new(landing);
+                ready!(Pin::new(&mut *stream).poll_read(cx, &mut landing))?;
+                let new = landing.filled();
+                if new.is_empty() {
+                    return Err(io::ErrorKind::UnexpectedEof.into()).into();
+                }
+                let is_first = parts.is_empty();
+                if !is_first {
+                    parts.extend_from_slice(new);
+                }
+                let answer = whole(if is_first { new } else { parts })?;
+                let answer = answer.map(|(head, body)| (head, look(body)));
+                if is_first && answer.is_none() {
+                    parts.extend_from_slice(new);
+                }
+                Ok(answer).into()
+            })
+        })
+        .await
+    }
+}
+
+/// The head and the body of an answer, if that is all there.
+fn whole(bytes: &[u8]) -> io::Result<Option<(Head, &[u8])>> {
+    let Some(end) = find(bytes, b"\r\n\r\n") else {
+        return Ok(None);
+    };
+    let head = read_head(&bytes[..end + 4])?;
+    let body = &bytes[head.bytes..];
+    match body.len() > head.answer.body_bytes {
+        true => Err(io::Error::new(io::ErrorKind::InvalidData, "more than one answer")),
+        false if body.len() < head.answer.body_bytes => Ok(None),
+        false => Ok(Some((head, body))),
     }
 }
 
@@ -96,8 +130,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-/// What a head says, and whether it ends the connection.
-fn read_head(head: &[u8]) -> io::Result<(Answer, bool)> {
+fn read_head(head: &[u8]) -> io::Result<Head> {
     let wrong = |what| io::Error::new(io::ErrorKind::InvalidData, what);
     let number = |bytes: &[u8]| std::str::from_utf8(bytes).ok()?.trim().parse().ok();
     let status = head
@@ -108,7 +141,6 @@ fn read_head(head: &[u8]) -> io::Result<(Answer, bool)> {
         status: u16::try_from(status).map_err(|_| wrong("no status"))?,
         body_bytes: 0,
         has_retry_after: false,
-        body_at: head.len(),
     };
     let (mut ends, mut has_length) = (false, answer.status == 204);
     for line in head.split(|byte| *byte == b'\n') {
@@ -126,7 +158,11 @@ fn read_head(head: &[u8]) -> io::Result<(Answer, bool)> {
         }
     }
     match has_length {
-        true => Ok((answer, ends)),
+        true => Ok(Head {
+            answer,
+            bytes: head.len(),
+            ends_connection: ends,
+        }),
         false => Err(wrong("an answer without a length")),
     }
 }

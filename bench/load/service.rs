@@ -248,7 +248,5 @@ async fn ask(
         "{method} {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
     );
     let mut connection = Connection::open(address).await?;
-    let answer = connection.exchange(request.as_bytes()).await?;
-    let body = connection.body(&answer).to_vec();
-    Ok((answer, body))
+    Ok(connection.fetch(request.as_bytes()).await?)
 }

@@ -199,8 +199,8 @@ impl Bench {
         let mut connection = crate::client::Connection::open(self.service.address).await?;
         let mut request = Vec::new();
         workloads::batch(&self.bodies, PROBED, events).write(0, &mut request);
-        let answer = connection.exchange(&request).await?;
-        let body: Value = serde_json::from_slice(connection.body(&answer))?;
+        let (answer, body) = connection.fetch(&request).await?;
+        let body: Value = serde_json::from_slice(&body)?;
         let outcomes = body["outcomes"].as_array().ok_or("a batch without outcomes")?;
         let all_created = outcomes.iter().all(|outcome| outcome["outcome"] == "created");
         match all_created && outcomes.len() == events {
