@@ -11,6 +11,8 @@ use tokio::sync::Semaphore;
 /// Requests that are due within so short a time are let go together, the first of them late: to wake up for each would
 /// take from the service what it is measured by. Their latency counts from when they were due.
 const GRAIN: Duration = Duration::from_micros(200);
+/// The same while nobody waits for one.
+const GRAIN_OF_BUSY: Duration = Duration::from_millis(2);
 
 /// A time of one rate.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +103,11 @@ impl Arrivals {
             let mut schedule = schedule.map(|(due, _)| began + due).peekable();
             while let Some(next) = schedule.peek() {
                 let wait = next.saturating_duration_since(Instant::now());
-                std::thread::sleep(wait.max(GRAIN));
+                let grain = match pacer.due.available_permits() {
+                    0 => GRAIN,
+                    _ => GRAIN_OF_BUSY,
+                };
+                std::thread::sleep(wait.max(grain));
                 let now = Instant::now();
                 let due = std::iter::from_fn(|| schedule.next_if(|due| *due <= now));
                 pacer.due.add_permits(due.count());

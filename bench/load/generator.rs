@@ -23,8 +23,9 @@ use crate::{
 /// How long the requests of an open loop that still wait for a connection at its end are sent on.
 const BACKLOG: Duration = Duration::from_secs(5);
 
-/// Beyond this, a request that has found no free connection is given up, where none is to wait.
-const NO_WAIT: Duration = Duration::from_millis(5);
+/// Beyond this, a request that has found no free connection is given up, where none is to wait. Long enough that a
+/// connection which is freed finds one that waits: else the pressure would let up with every burst of answers.
+const NO_WAIT: Duration = Duration::from_millis(50);
 
 /// What a request must be answered with.
 #[derive(Clone, Copy)]
@@ -167,11 +168,9 @@ impl Loop {
                 sent,
                 done,
             };
-            // An answer counts for the time in which it came.
-            let phase = self.bounds.partition_point(|bound| *bound <= done) - 1;
             let last = self.bounds.len() - 2;
-            self.note(phase.min(last), times, expected, answer, phase <= last)
-                .await;
+            let phase = self.phase_of(done).unwrap_or(last);
+            self.note(phase, times, expected, answer).await;
             sent = done;
         }
     }
@@ -199,10 +198,15 @@ impl Loop {
             };
             let answer = connection.exchange(&request).await;
             let done = Instant::now();
-            let in_time = done <= self.bounds[phase + 1];
-            self.note(phase, Times { due, sent, done }, expected, answer, in_time)
+            self.note(phase, Times { due, sent, done }, expected, answer)
                 .await;
         }
+    }
+
+    /// `None` when all are over.
+    fn phase_of(&self, time: Instant) -> Option<usize> {
+        let phase = self.bounds.partition_point(|bound| *bound <= time) - 1;
+        (phase < self.bounds.len() - 1).then_some(phase)
     }
 
     fn write(&self, request: &mut Vec<u8>) -> Option<Expected> {
@@ -215,24 +219,25 @@ impl Loop {
         expected
     }
 
-    async fn note(
-        &self,
-        phase: usize,
-        times: Times,
-        expected: Expected,
-        answer: std::io::Result<Answer>,
-        in_time: bool,
-    ) {
+    /// What becomes of a request belongs to its phase; only that there was a right answer counts for the one in which it
+    /// came, as what the service got through then.
+    async fn note(&self, phase: usize, times: Times, expected: Expected, answer: std::io::Result<Answer>) {
         self.last_done.set(times.done);
         let has_failed = answer.is_err();
         {
-            let tally = &mut self.tallies.borrow_mut()[phase];
+            let mut tallies = self.tallies.borrow_mut();
+            let tally = &mut tallies[phase];
             match answer {
                 Ok(answer) if answer.status == expected.status => match expected.body_bytes {
                     Some(bytes) if bytes != answer.body_bytes => {
                         tally.error(format!("{} bytes in place of {bytes}", answer.body_bytes));
                     }
-                    _ => tally.answer(times, expected.events, in_time),
+                    _ => {
+                        tally.time(times);
+                        if let Some(came) = self.phase_of(times.done) {
+                            tallies[came].count(expected.events);
+                        }
+                    }
                 },
                 Ok(answer) if answer.status == 503 && self.sheds => {
                     tally.shed += 1;

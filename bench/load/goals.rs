@@ -150,12 +150,10 @@ impl Goals {
     fn of_overload(&mut self, results: &Results, target: Target) {
         for row in results.overloads.iter().filter(|row| row.target == target) {
             let name = format!("{}: {}", target.name(), row.part.name());
-            let goodput = row.overload.requests_per_s() / row.peak;
             let what = format!("{name}: goodput at twice saturation : peak");
-            self.at_least(0.9, " ×", what, Some(goodput));
-            let recovered = row.recovery.answered as f64 / row.recovery.due.max(1) as f64;
+            self.at_least(0.9, " ×", what, Some(row.goodput()));
             let what = format!("{name}: answered of what was due 250 ms later");
-            self.at_least(0.95, "", what, Some(recovered));
+            self.at_least(0.95, "", what, Some(row.recovered()));
         }
     }
 

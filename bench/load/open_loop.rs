@@ -17,6 +17,10 @@ use crate::{
 const CONNECTIONS_AT_HALF: usize = 256;
 /// As many callers as a busy service has; what finds none of them free is counted as unsent.
 const CONNECTIONS_AT_TWICE: usize = 1_000;
+/// Peak and overload in turn, so many times: within seconds the machine may be another one.
+const ROUNDS_AT_TWICE: usize = 6;
+/// Until an overload counts: the answers that come at first are to requests from before it.
+const RAMP: Duration = Duration::from_millis(500);
 /// What was sent before the end of the overload is answered after it, and until then no connection is free.
 const BUSY_STILL: Duration = Duration::from_millis(250);
 const RECOVERY: Duration = Duration::from_secs(1);
@@ -56,37 +60,48 @@ pub async fn at_half(
     Ok(())
 }
 
-/// Twice what a closed loop gets through just before, and then half of it.
+/// Twice what a closed loop of the same callers gets through just before, and then half of it.
 pub async fn at_twice(bench: &Bench, args: &Args, results: &mut Results) -> Result<(), Failure> {
-    let target = bench.target;
     for part in [Part::Appends, Part::Batches, Part::HotReads] {
         if part == Part::HotReads {
             bench.warmed(HOT).await?;
         }
-        // Minutes later the machine may be another one.
-        let closed = bench.closed(bench.workload(part)?, args).await?;
-        let peak = closed.requests_per_s();
-        let phases = [
-            phase(peak / 2.0, WARM_UP),
-            phase(peak * 2.0, args.span()),
-            phase(peak / 2.0, BUSY_STILL),
-            phase(peak / 2.0, RECOVERY),
-        ];
-        let load = load(bench, part, &phases, CONNECTIONS_AT_TWICE, false)?;
-        let Ok::<[_; 3], _>([overload, _, recovery]) = load.run().await?.try_into() else {
-            return Err("not three phases".into());
-        };
-        let overload = Overload {
-            target,
-            part,
-            peak,
-            overload,
-            recovery,
-        };
+        let mut overload = overloaded(bench, part, &args.of_round()).await?;
+        for _ in 1..ROUNDS_AT_TWICE {
+            overload.extend(&overloaded(bench, part, &args.of_round()).await?)?;
+        }
         report::overload_progress(&overload);
         results.overloads.push(overload);
     }
     Ok(())
+}
+
+async fn overloaded(bench: &Bench, part: Part, args: &Args) -> Result<Overload, Failure> {
+    let callers = match part {
+        // All of them at once would be more than its queue holds.
+        Part::Batches => args.clients(),
+        _ => CONNECTIONS_AT_TWICE,
+    };
+    let peak = bench.closed_by(callers, bench.workload(part)?, args).await?;
+    let rate = peak.requests_per_s();
+    let phases = [
+        phase(rate / 2.0, WARM_UP),
+        phase(rate * 2.0, RAMP),
+        phase(rate * 2.0, args.span()),
+        phase(rate / 2.0, BUSY_STILL),
+        phase(rate / 2.0, RECOVERY),
+    ];
+    let load = load(bench, part, &phases, CONNECTIONS_AT_TWICE, false)?;
+    let Ok::<[_; 4], _>([_, overload, _, recovery]) = load.run().await?.try_into() else {
+        return Err("not four phases".into());
+    };
+    Ok(Overload {
+        target: bench.target,
+        part,
+        peak,
+        overload,
+        recovery,
+    })
 }
 
 fn phase(rate: f64, span: Duration) -> Phase {

@@ -47,7 +47,7 @@ pub fn latency_progress(row: &Latency) {
 
 pub fn overload_progress(row: &Overload) {
     let rate = row.overload.requests_per_s();
-    let more = format!(" at twice saturation, {:.2} of the peak", rate / row.peak);
+    let more = format!(" at twice saturation, {:.2} of the peak", row.goodput());
     told(row.target.name(), row.part, rate, &more, &row.overload);
 }
 
@@ -224,12 +224,13 @@ fn latencies(out: &mut String, rows: &[Latency]) {
 
 fn overloads(out: &mut String, rows: &[Overload]) {
     out.push_str(
-        "\n## Twice as much as it can take\n\nOpen loop at twice what a closed loop got through just before, then a second at half of that, which is counted from 250 ms after. \
-         *Shed* is 503 with `Retry-After`; *unsent* is what found none of 1,000 connections free within 5 ms. Latency, in ms, \
+        "\n## Twice as much as it can take\n\nOpen loop at twice the peak, then a second at half of it, which is counted from 250 ms after; six times in turn. \
+         *Peak* is what a closed loop got through just before: of the same 1,000 connections or, of batches, as many as above. \
+         *Shed* is 503 with `Retry-After`; *unsent* is what found none of 1,000 connections free within 50 ms. Latency, in ms, \
          is of accepted requests: from when they were sent, and from when they were due.\n\n\
-         | what | on | due/s | goodput/s | of the peak | shed/s | unsent/s | failed | p50 sent | p99 sent | p99 due | \
-         answered in the second that begins 250 ms after | p99 then |\n\
-         |---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+         | what | on | peak/s | due/s | goodput/s | of the peak | shed/s | unsent/s | failed | p50 sent | p99 sent | p99 due | \
+         answered of what was due in the second that begins 250 ms after | p99 then |\n\
+         |---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );
     for row in rows {
         let (during, after) = (&row.overload, &row.recovery);
@@ -237,19 +238,20 @@ fn overloads(out: &mut String, rows: &[Overload]) {
         let sent = |quantile| during.from_sent.value_at_quantile(quantile) as f64 / 1e3;
         let _ = writeln!(
             out,
-            "| {} | {} | {} | {} | {:.2} | {} | {} | {} | {} | {} | {} | {} of {} | {} |",
+            "| {} | {} | {} | {} | {} | {:.2} | {} | {} | {} | {} | {} | {} | {} of {} | {} |",
             row.part.name(),
             row.target.name(),
+            grouped(row.peak.requests_per_s()),
             each_second(during.due),
             grouped(during.requests_per_s()),
-            during.requests_per_s() / row.peak,
+            row.goodput(),
             each_second(during.shed),
             each_second(during.unsent),
             during.errors() + after.errors(),
             milliseconds(sent(0.5)),
             milliseconds(sent(0.99)),
             milliseconds(during.quantile_ms(0.99)),
-            grouped(after.answered as f64),
+            grouped(after.right() as f64),
             grouped(after.due as f64),
             milliseconds(after.quantile_ms(0.99)),
         );
@@ -315,7 +317,7 @@ fn document(results: &Results, goals: &[Goal], machine: &Machine) -> Value {
     });
     let overloads = results.overloads.iter().map(|row| {
         json!({
-            "measurement": row.part.name(), "on": row.target.name(), "peakPerSecond": row.peak,
+            "measurement": row.part.name(), "on": row.target.name(), "peak": row.peak.json(),
             "atTwiceSaturation": row.overload.json(), "inTheSecondAfter": row.recovery.json(),
         })
     });

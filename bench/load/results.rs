@@ -61,13 +61,32 @@ pub struct Latency {
     pub tally: Tally,
 }
 
-/// Twice what a closed loop got through, then half of it.
+/// What a closed loop got through, what became of twice that, then of half of it.
 pub struct Overload {
     pub target: Target,
     pub part: Part,
-    pub peak: f64,
+    pub peak: Tally,
     pub overload: Tally,
     pub recovery: Tally,
+}
+
+impl Overload {
+    /// What was answered in time at twice saturation, as a part of what is there to be had.
+    pub fn goodput(&self) -> f64 {
+        self.overload.requests_per_s() / self.peak.requests_per_s()
+    }
+
+    /// Which part of what was due afterwards was answered.
+    pub fn recovered(&self) -> f64 {
+        self.recovery.right() as f64 / self.recovery.due.max(1) as f64
+    }
+
+    /// By a later round.
+    pub fn extend(&mut self, later: &Self) -> Result<(), Failure> {
+        self.peak.extend(&later.peak)?;
+        self.overload.extend(&later.overload)?;
+        self.recovery.extend(&later.recovery)
+    }
 }
 
 pub struct Size {
@@ -148,6 +167,7 @@ impl Results {
         }
         for row in &self.overloads {
             let name = format!("{}, {}", row.target.name(), row.part.name());
+            add(format!("{name}, closed loop before overload"), &row.peak);
             add(format!("{name} at twice saturation"), &row.overload);
             add(format!("{name} after it"), &row.recovery);
         }

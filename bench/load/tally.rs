@@ -16,7 +16,7 @@ const MICROS_MAX: u64 = 120_000_000;
 pub struct Tally {
     /// How long it was.
     pub span: Duration,
-    /// Requests with the right answer, in time.
+    /// Right answers that came in it.
     pub answered: u64,
     /// Events in those.
     pub events: u64,
@@ -59,12 +59,27 @@ impl Tally {
 
     /// A right answer; one that came after the time was over has a latency, and is no part of the throughput.
     pub fn answer(&mut self, times: Times, events: u64, is_in_time: bool) {
+        self.time(times);
+        if is_in_time {
+            self.count(events);
+        }
+    }
+
+    /// The latency of a right answer.
+    pub fn time(&mut self, times: Times) {
         self.latency.saturating_record(micros(times.due, times.done));
         self.from_sent.saturating_record(micros(times.sent, times.done));
-        if is_in_time {
-            self.answered += 1;
-            self.events += events;
-        }
+    }
+
+    /// A right answer that came in this time.
+    pub fn count(&mut self, events: u64) {
+        self.answered += 1;
+        self.events += events;
+    }
+
+    /// Right answers to what was due in it, whenever they came.
+    pub fn right(&self) -> u64 {
+        self.latency.len()
     }
 
     pub fn error(&mut self, what: String) {

@@ -95,8 +95,18 @@ impl Bench {
 
     /// A closed loop over a measurement's time.
     pub async fn closed(&self, workload: Arc<dyn Workload>, args: &Args) -> Result<Tally, Failure> {
+        self.closed_by(self.clients, workload, args).await
+    }
+
+    /// As [`closed`](Self::closed), of so many connections.
+    pub async fn closed_by(
+        &self,
+        connections: usize,
+        workload: Arc<dyn Workload>,
+        args: &Args,
+    ) -> Result<Tally, Failure> {
         let (warm_up, span) = (args.warm_up(), args.span());
-        self.load(workload, Pace::Closed { warm_up, span }, self.clients)
+        self.load(workload, Pace::Closed { warm_up, span }, connections)
             .await
     }
 
