@@ -1,6 +1,6 @@
 //! The least of an HTTP/1.1 client: it shares two cores with what it measures. An answer is looked at only as far as its
-//! head, nothing is allocated for a request, and what is read lands in one place for all connections of a thread: it
-//! stays in the processor's cache, where the buffers of 1,000 connections would not.
+//! head, nothing is allocated for a request, and what is read lands in one place for all connections of a thread, as
+//! what is sent is written in one: those stay in the processor's cache, where the buffers of 1,000 connections would not.
 
 use std::{cell::RefCell, future::poll_fn, io, net::SocketAddr, pin::Pin, task::ready};
 
@@ -17,6 +17,8 @@ thread_local! {
 pub struct Connection {
     address: SocketAddr,
     stream: TcpStream,
+    /// What is left of a request that could not be sent at once.
+    unsent: Vec<u8>,
     /// What came of an answer that did not come at once.
     parts: Vec<u8>,
     is_over: bool,
@@ -41,6 +43,7 @@ impl Connection {
         Ok(Self {
             address,
             stream: connect(address).await?,
+            unsent: Vec::new(),
             parts: Vec::new(),
             is_over: false,
         })
@@ -48,27 +51,47 @@ impl Connection {
 
     /// Sends a request, and reads the whole of its answer. After an error the next request gets a new connection.
     pub async fn exchange(&mut self, request: &[u8]) -> io::Result<Answer> {
-        self.exchange_with(request, |_| ())
-            .await
-            .map(|(answer, ())| answer)
+        self.ready().await?;
+        self.send(request)?;
+        self.answer().await
     }
 
     /// As [`exchange`](Self::exchange), with the body of the answer.
     pub async fn fetch(&mut self, request: &[u8]) -> io::Result<(Answer, Vec<u8>)> {
-        self.exchange_with(request, <[u8]>::to_vec).await
+        self.ready().await?;
+        self.send(request)?;
+        self.answer_with(<[u8]>::to_vec).await
     }
 
-    async fn exchange_with<T>(
-        &mut self,
-        request: &[u8],
-        look: impl Fn(&[u8]) -> T,
-    ) -> io::Result<(Answer, T)> {
+    /// Connects anew where the connection is over.
+    pub async fn ready(&mut self) -> io::Result<()> {
         if self.is_over {
             self.stream = connect(self.address).await?;
+            self.is_over = false;
         }
-        // Also where this is given up half way.
+        Ok(())
+    }
+
+    /// Sends a request, or begins to, on a connection that is ready; its buffer is free for others then.
+    pub fn send(&mut self, request: &[u8]) -> io::Result<()> {
+        // Also where the answer is not waited for.
         self.is_over = true;
-        self.stream.write_all(request).await?;
+        let sent = match self.stream.try_write(request) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            sent => sent?,
+        };
+        self.unsent.clear();
+        self.unsent.extend_from_slice(&request[sent..]);
+        Ok(())
+    }
+
+    /// The answer to the request that was sent.
+    pub async fn answer(&mut self) -> io::Result<Answer> {
+        self.answer_with(|_| ()).await.map(|(answer, ())| answer)
+    }
+
+    async fn answer_with<T>(&mut self, look: impl Fn(&[u8]) -> T) -> io::Result<(Answer, T)> {
+        self.stream.write_all(&self.unsent).await?;
         self.parts.clear();
         let (head, seen) = loop {
             if let Some(whole) = self.receive(&look).await? {

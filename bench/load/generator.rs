@@ -105,6 +105,7 @@ impl Load {
             sheds: self.sheds,
             bounds,
             next: Cell::new(0),
+            request: RefCell::default(),
             tallies: RefCell::new(tallies),
             last_done: Cell::new(began),
             is_exhausted: Cell::new(false),
@@ -147,6 +148,8 @@ struct Loop {
     /// The beginning of each phase, and the end.
     bounds: Vec<Instant>,
     next: Cell<u64>,
+    /// Where requests are written, one after another.
+    request: RefCell<Vec<u8>>,
     tallies: RefCell<Vec<Tally>>,
     last_done: Cell<Instant>,
     is_exhausted: Cell<bool>,
@@ -154,14 +157,12 @@ struct Loop {
 
 impl Loop {
     async fn closed(&self, mut connection: Connection) {
-        let mut request = Vec::new();
         let end = self.bounds[self.bounds.len() - 1];
         let mut sent = Instant::now();
         while sent < end {
-            let Some(expected) = self.write(&mut request) else {
+            let Some((expected, answer)) = self.ask(&mut connection).await else {
                 break;
             };
-            let answer = connection.exchange(&request).await;
             let done = Instant::now();
             let times = Times {
                 due: sent,
@@ -176,7 +177,6 @@ impl Loop {
     }
 
     async fn open(&self, mut connection: Connection, arrivals: &Arrivals, waits: bool) {
-        let mut request = Vec::new();
         let end = self.bounds[self.bounds.len() - 1];
         while let Some((Arrival { due, phase }, was_late)) = arrivals.next().await {
             let sent = Instant::now();
@@ -193,10 +193,9 @@ impl Loop {
                     continue;
                 }
             }
-            let Some(expected) = self.write(&mut request) else {
+            let Some((expected, answer)) = self.ask(&mut connection).await else {
                 break;
             };
-            let answer = connection.exchange(&request).await;
             let done = Instant::now();
             self.note(phase, Times { due, sent, done }, expected, answer)
                 .await;
@@ -207,6 +206,21 @@ impl Loop {
     fn phase_of(&self, time: Instant) -> Option<usize> {
         let phase = self.bounds.partition_point(|bound| *bound <= time) - 1;
         (phase < self.bounds.len() - 1).then_some(phase)
+    }
+
+    /// Sends the next request; gives what it must be answered with, and what it was answered with.
+    async fn ask(&self, connection: &mut Connection) -> Option<(Expected, std::io::Result<Answer>)> {
+        let ready = connection.ready().await;
+        let (expected, sent) = {
+            let request = &mut *self.request.borrow_mut();
+            let expected = self.write(request)?;
+            (expected, ready.and_then(|()| connection.send(request)))
+        };
+        let answer = match sent {
+            Ok(()) => connection.answer().await,
+            Err(error) => Err(error),
+        };
+        Some((expected, answer))
     }
 
     fn write(&self, request: &mut Vec<u8>) -> Option<Expected> {
