@@ -72,7 +72,7 @@ struct State {
     slots_starting: usize,
     /// Events of groups under way.
     events_under_way: usize,
-    /// A unit found no room, and no group that made some has left since.
+    /// A unit found no room, and a quarter of the queue has not been free since.
     full: bool,
 }
 
@@ -126,7 +126,8 @@ impl GroupCommit {
     /// For who has not yet read what it would append, and need not if there is no room for it.
     ///
     /// # Errors
-    /// [`Kind::Overloaded`] from when somebody found none until a group that makes some has left.
+    /// [`Kind::Overloaded`] from when somebody found none until a quarter of the queue is free: were it open as soon as
+    /// there is any room, more would come in to read what they bring than find a place when they have read it.
     pub fn room(&self) -> Result<()> {
         match self.0.lock().full {
             true => Err(refused()),
@@ -209,8 +210,9 @@ impl Shared {
         }
         state.events -= events;
         state.bytes -= bytes;
-        let limits = &self.limits;
-        state.full &= state.events >= limits.queue_events_max || state.bytes >= limits.queue_bytes_max;
+        let is_filled = |waiting: usize, max: usize| waiting > max - max / 4;
+        state.full &= is_filled(state.events, self.limits.queue_events_max)
+            || is_filled(state.bytes, self.limits.queue_bytes_max);
         state.events_under_way += events;
         slot.events = events;
         Some(group)

@@ -483,6 +483,32 @@ async fn a_full_queue_refuses_and_takes_again_once_there_is_room() {
 }
 
 #[tokio::test]
+async fn who_asks_for_room_in_a_full_queue_is_let_in_once_a_quarter_is_free() {
+    let store = Scripted::new(|_| Deed::Store);
+    let limits = GroupLimits {
+        queue_events_max: 8,
+        group_events_max: 1,
+        ..LIMITS
+    };
+    let (commit, first) = busy(&store, limits).await;
+    let ids: Vec<String> = (0..8).map(|at| format!("e-{at}")).collect();
+    let waiting: Vec<Waiting> = ids.iter().map(|id| hand_over(&commit, unit(&[id]))).collect();
+    let too_many = commit.append(unit(&["one-more"])).await;
+    assert_eq!(too_many.expect_err("full").kind(), Kind::Overloaded);
+    for (left, has_room) in [(8, false), (7, false), (6, true), (5, true)] {
+        assert_eq!(commit.waiting().0, left);
+        assert_eq!(commit.room().is_ok(), has_room, "{left} wait");
+        store.gate.add_permits(1);
+        store.entered().await;
+    }
+    store.open_gate();
+    is_stored(first, &["first"]).await;
+    for (waiting, id) in waiting.into_iter().zip(&ids) {
+        is_stored(waiting, &[id]).await;
+    }
+}
+
+#[tokio::test]
 async fn an_empty_queue_takes_a_unit_larger_than_its_limits() {
     let store = Scripted::new(|_| Deed::Store);
     let limits = GroupLimits {
