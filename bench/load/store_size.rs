@@ -13,7 +13,8 @@ use crate::{
     requests::{Bodies, EVENTS_OF_SESSION, Sessions},
     results::{Results, Size},
     service::{Place, Target},
-    throughput::{Bench, HOT},
+    throughput::{APPENDED, Bench, HOT},
+    workloads,
 };
 
 const SMALL: u64 = 50_000;
@@ -37,9 +38,9 @@ pub async fn measure(
     let place = Arc::new(Place::prepare(target, engines, number)?);
     let bench = Bench::open(&place, bodies, args.clients()).await?;
     let mut there = HOT.count * EVENTS_OF_SESSION as u64;
-    for (prefix, wanted, batches) in [
-        ("small", SMALL, BATCHES_SMALL),
-        ("large", args.size_events, BATCHES_LARGE),
+    for (prefix, appended, wanted, batches) in [
+        ("small", "append-small", SMALL, BATCHES_SMALL),
+        ("large", "append-large", args.size_events, BATCHES_LARGE),
     ] {
         let each = batches * EVENTS_OF_REQUEST as u64;
         let sessions = Sessions {
@@ -50,8 +51,14 @@ pub async fn measure(
         let filled = bench.filled(sessions, EVENTS_OF_REQUEST, batches).await?;
         let fill = began.elapsed();
         there += filled.events;
+        // Of their own, since those that were appended to before are larger than they were then.
+        let appended = Sessions {
+            prefix: appended,
+            ..APPENDED
+        };
+        bench.opened(appended).await?;
         settle(&bench).await?;
-        let appends = bench.closed(bench.workload(Part::Appends)?, args).await?;
+        let appends = bench.closed(workloads::appends(bodies, appended), args).await?;
         bench.warmed(HOT).await?;
         let hot_reads = bench.closed(bench.workload(Part::HotReads)?, args).await?;
         let size = Size {

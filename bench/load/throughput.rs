@@ -16,7 +16,7 @@ use crate::{
     workloads,
 };
 
-const APPENDED: Sessions = Sessions {
+pub const APPENDED: Sessions = Sessions {
     prefix: "append",
     count: 1_000,
 };
