@@ -158,6 +158,7 @@ where
             Ok::<_, Infallible>(http::Response::from(endpoint.get_response(request).await))
         })
     });
+    // hyper's own bounds: 100 header fields of HTTP/1, 200 requests at once of HTTP/2.
     let server = auto::Builder::new(TokioExecutor::new());
     let served = server.serve_connection(TokioIo::new(connection), service);
     // How it ends is the peer's affair: requests that went wrong were answered.
