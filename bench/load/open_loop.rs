@@ -10,7 +10,7 @@ use crate::{
     generator::{Load, Pace},
     limits, report,
     results::{Latency, Limit, Overload, Results, Subject},
-    throughput::{Bench, HOT},
+    throughput::{Bench, HOT, MIXED},
 };
 
 /// Enough that a request at half of saturation finds one free.
@@ -35,6 +35,10 @@ pub async fn at_half(
 ) -> Result<(), Failure> {
     let target = bench.target;
     for part in [Part::Appends, Part::Mixed] {
+        if part == Part::Mixed {
+            // Minutes after the closed loop, a cache may have let go of them.
+            bench.warmed(MIXED).await?;
+        }
         let row = results.row(Subject::Service(target), part);
         let rate = row.ok_or("no saturation")?.tally.requests_per_s() / 2.0;
         let phases = [phase(rate, WARM_UP), phase(rate, args.span())];

@@ -24,7 +24,7 @@ pub const HOT: Sessions = Sessions {
     prefix: "hot",
     count: 100,
 };
-const MIXED: Sessions = Sessions {
+pub const MIXED: Sessions = Sessions {
     prefix: "mixed",
     count: 1_000,
 };
