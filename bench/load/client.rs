@@ -2,7 +2,14 @@
 //! head, nothing is allocated for a request, and what is read lands in one place for all connections of a thread, as
 //! what is sent is written in one: those stay in the processor's cache, where the buffers of 1,000 connections would not.
 
-use std::{cell::RefCell, future::poll_fn, io, net::SocketAddr, pin::Pin, task::ready};
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWriteExt, ReadBuf},
@@ -10,6 +17,7 @@ use tokio::{
 };
 
 thread_local! {
+    /// Where reads land.
     static LANDING: RefCell<Box<[u8]>> = RefCell::new(vec![0; 64 * 1024].into());
 }
 
@@ -34,7 +42,6 @@ pub struct Answer {
 
 struct Head {
     answer: Answer,
-    bytes: usize,
     ends_connection: bool,
 }
 
@@ -93,39 +100,37 @@ impl Connection {
     async fn answer_with<T>(&mut self, look: impl Fn(&[u8]) -> T) -> io::Result<(Answer, T)> {
         self.stream.write_all(&self.unsent).await?;
         self.parts.clear();
-        let (head, seen) = loop {
-            if let Some(whole) = self.receive(&look).await? {
-                break whole;
-            }
-        };
+        let (head, seen) =
+            poll_fn(|cx| LANDING.with_borrow_mut(|landing| self.poll_whole(cx, landing, &look))).await?;
         self.is_over = head.ends_connection;
         Ok((head.answer, seen))
     }
 
-    /// Reads what has come; gives the answer once it is whole, and what was seen in its body.
-    async fn receive<T>(&mut self, look: impl Fn(&[u8]) -> T) -> io::Result<Option<(Head, T)>> {
-        let Self { stream, parts, .. } = self;
-        poll_fn(|cx| {
-            LANDING.with_borrow_mut(|landing| {
-                let mut landing = ReadBuf::new(landing);
-                ready!(Pin::new(&mut *stream).poll_read(cx, &mut landing))?;
-                let new = landing.filled();
-                if new.is_empty() {
-                    return Err(io::ErrorKind::UnexpectedEof.into()).into();
-                }
-                let is_first = parts.is_empty();
-                if !is_first {
-                    parts.extend_from_slice(new);
-                }
-                let answer = whole(if is_first { new } else { parts })?;
-                let answer = answer.map(|(head, body)| (head, look(body)));
-                if is_first && answer.is_none() {
-                    parts.extend_from_slice(new);
-                }
-                Ok(answer).into()
-            })
-        })
-        .await
+    /// Reads until the answer is whole, and looks at its body. One that comes at once is never copied.
+    fn poll_whole<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        landing: &mut [u8],
+        look: impl Fn(&[u8]) -> T,
+    ) -> Poll<io::Result<(Head, T)>> {
+        loop {
+            let mut landing = ReadBuf::new(landing);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut landing))?;
+            let new = landing.filled();
+            if new.is_empty() {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            let is_first = self.parts.is_empty();
+            if !is_first {
+                self.parts.extend_from_slice(new);
+            }
+            if let Some((head, body)) = whole(if is_first { new } else { &self.parts })? {
+                return Poll::Ready(Ok((head, look(body))));
+            }
+            if is_first {
+                self.parts.extend_from_slice(new);
+            }
+        }
     }
 }
 
@@ -134,8 +139,8 @@ fn whole(bytes: &[u8]) -> io::Result<Option<(Head, &[u8])>> {
     let Some(end) = find(bytes, b"\r\n\r\n") else {
         return Ok(None);
     };
-    let head = read_head(&bytes[..end + 4])?;
-    let body = &bytes[head.bytes..];
+    let (head, body) = bytes.split_at(end + 4);
+    let head = read_head(head)?;
     match body.len() > head.answer.body_bytes {
         true => Err(io::Error::new(io::ErrorKind::InvalidData, "more than one answer")),
         false if body.len() < head.answer.body_bytes => Ok(None),
@@ -183,7 +188,6 @@ fn read_head(head: &[u8]) -> io::Result<Head> {
     match has_length {
         true => Ok(Head {
             answer,
-            bytes: head.len(),
             ends_connection: ends,
         }),
         false => Err(wrong("an answer without a length")),

@@ -10,7 +10,7 @@ use crate::{
     generator::{Load, Pace},
     limits, report,
     results::{Latency, Limit, Overload, Results, Subject},
-    throughput::{Bench, HOT, MIXED},
+    throughput::Bench,
 };
 
 /// Enough that a request at half of saturation finds one free.
@@ -35,10 +35,7 @@ pub async fn at_half(
 ) -> Result<(), Failure> {
     let target = bench.target;
     for part in [Part::Appends, Part::Mixed] {
-        if part == Part::Mixed {
-            // Minutes after the closed loop, a cache may have let go of them.
-            bench.warmed(MIXED).await?;
-        }
+        bench.warmed(part).await?;
         let row = results.row(Subject::Service(target), part);
         let rate = row.ok_or("no saturation")?.tally.requests_per_s() / 2.0;
         let phases = [phase(rate, WARM_UP), phase(rate, args.span())];
@@ -67,9 +64,7 @@ pub async fn at_half(
 /// Twice what a closed loop of the same callers gets through just before, and then half of it.
 pub async fn at_twice(bench: &Bench, args: &Args, results: &mut Results) -> Result<(), Failure> {
     for part in [Part::Appends, Part::Batches, Part::HotReads] {
-        if part == Part::HotReads {
-            bench.warmed(HOT).await?;
-        }
+        bench.warmed(part).await?;
         let mut overload = overloaded(bench, part, &args.of_round()).await?;
         for _ in 1..ROUNDS_AT_TWICE {
             overload.extend(&overloaded(bench, part, &args.of_round()).await?)?;

@@ -59,7 +59,7 @@ pub async fn measure(
         bench.opened(appended).await?;
         settle(&bench).await?;
         let appends = bench.closed(workloads::appends(bodies, appended), args).await?;
-        bench.warmed(HOT).await?;
+        bench.warmed(Part::HotReads).await?;
         let hot_reads = bench.closed(bench.workload(Part::HotReads)?, args).await?;
         let size = Size {
             target,

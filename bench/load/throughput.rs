@@ -24,7 +24,7 @@ pub const HOT: Sessions = Sessions {
     prefix: "hot",
     count: 100,
 };
-pub const MIXED: Sessions = Sessions {
+const MIXED: Sessions = Sessions {
     prefix: "mixed",
     count: 1_000,
 };
@@ -123,10 +123,16 @@ impl Bench {
         self.load(workload, pace, connections).await
     }
 
-    /// Reads sessions until a cache has nearly all of them, if it takes them in so many passes; where there is none, once.
-    pub async fn warmed(&self, sessions: Sessions) -> Result<(), Failure> {
+    /// Reads what a measurement will read until a cache has nearly all of it, if it takes that in so many passes; where
+    /// there is none, once. A cache lets go of a session after some minutes, however often it is read.
+    pub async fn warmed(&self, part: Part) -> Result<(), Failure> {
         const PASSES_MAX: u32 = 10;
         const CONNECTIONS: usize = 2;
+        let sessions = match part {
+            Part::HotReads => HOT,
+            Part::Mixed => MIXED,
+            _ => return Ok(()),
+        };
         for _ in 0..PASSES_MAX {
             let pass = self.all_over(workloads::cold_reads(sessions, None), CONNECTIONS);
             let (tally, hits) = self.with_cache_hits(pass).await?;
@@ -321,11 +327,7 @@ pub async fn round(bench: &Bench, args: &Args, results: &mut Results) -> Result<
             ),
             _ => "POST a session with metadata".to_owned(),
         };
-        match part {
-            Part::HotReads => bench.warmed(HOT).await?,
-            Part::Mixed => bench.warmed(MIXED).await?,
-            _ => {}
-        }
+        bench.warmed(part).await?;
         let workload = bench.workload(part)?;
         let found = bench.with_cache_hits(bench.closed(workload, args)).await?;
         bench.found(part, what, found, results)?;

@@ -17,10 +17,13 @@ use tokio::{
 use super::listener::Silence;
 use crate::telemetry::metrics::{Active, metrics};
 
-/// How long a connection may stall, as of [`ServerLimits`](super::server::ServerLimits).
+/// How long a connection may stall.
 #[derive(Debug, Clone, Copy)]
 pub struct StallLimits {
+    /// A connection without a request for this long is closed; one in HTTP/2 after [`Self::stalled`].
     pub idle: Duration,
+    /// Longest from the first byte of a request to the first of its answer, and between two parts of an answer that
+    /// the peer takes; a connection that is slower is cut off.
     pub stalled: Duration,
 }
 
@@ -56,8 +59,6 @@ impl Connection {
 /// The time by which a connection must get on. It is set anew by every write that the peer took a part of, and by the
 /// first read after one, which is where a request begins; not by the reads that follow, so that a request sent byte
 /// by byte does not hold its connection for ever.
-///
-/// poem would keep the idle time in a task of its own for each connection, woken several times a request.
 struct Stall {
     limits: StallLimits,
     by: Instant,

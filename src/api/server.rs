@@ -43,11 +43,7 @@ use super::{
 pub struct ServerLimits {
     /// Most connections at once; more wait in the system's backlog.
     pub connections_max: usize,
-    /// A connection without a request for this long is closed; one in HTTP/2 after [`Self::stalled_connection`].
-    pub idle_connection: Duration,
-    /// Longest from the first byte of a request to the first of its answer, and between two parts of an answer that
-    /// the peer takes; a connection that is slower is cut off.
-    pub stalled_connection: Duration,
+    pub stall: StallLimits,
     /// How long the server goes on as before once it was asked to stop, but for telling everybody.
     pub shutdown_drain: Duration,
     /// How long requests in flight may take after that.
@@ -103,10 +99,7 @@ impl BoundServer {
         let mut door = Door {
             listener,
             places: Arc::new(Semaphore::new(limits.connections_max)),
-            stall: StallLimits {
-                idle: limits.idle_connection,
-                stalled: limits.stalled_connection,
-            },
+            stall: limits.stall,
         };
         let (ending, mut connections) = (GracefulShutdown::new(), JoinSet::new());
         let mut stop = pin!(async {

@@ -17,6 +17,7 @@ use crate::{
     api::{
         self,
         body::BodyLimits,
+        connection::StallLimits,
         draining::Draining,
         server::{BoundServer, ServerLimits},
         shedding::InFlight,
@@ -114,8 +115,10 @@ async fn serve_on(
     };
     let limits = ServerLimits {
         connections_max: config.connections_max,
-        idle_connection: Duration::from_millis(config.idle_connection_ms),
-        stalled_connection: Duration::from_millis(config.stalled_connection_ms),
+        stall: StallLimits {
+            idle: Duration::from_millis(config.idle_connection_ms),
+            stalled: Duration::from_millis(config.stalled_connection_ms),
+        },
         shutdown_drain: Duration::from_millis(config.shutdown_drain_ms),
         shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
     };
