@@ -1,8 +1,8 @@
 //! The listening socket, which closes without a loss: a connection that a peer got is served, even if nobody here had looked
 //! at it yet.
 //!
-//! A socket that is closed resets what waits in its backlog, and poem, once told to stop, drops connections that have said
-//! nothing yet, though their first request may have arrived. So the socket is closed first, with its backlog taken in; poem is
+//! A socket that is closed resets what waits in its backlog, and hyper, once told to stop, drops connections that have said
+//! nothing yet, though their first request may have arrived. So the socket is closed first, with its backlog taken in; hyper is
 //! told when each connection has said something, or had its time to. What remains is a peer whose connection is made
 //! between the last look into the backlog and the close, which are two system calls; a proxy that watches readiness has
 //! stopped connecting long before.
