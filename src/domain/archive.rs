@@ -48,11 +48,24 @@ impl FromStr for Day {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let day = format!("{text}T00:00:00Z").parse().map(Self::of);
-        match day {
-            Ok(day) if day.to_string() == text => Ok(day),
-            _ => Err("must be a day such as 2026-01-31"),
-        }
+        // Digit by digit: names of segments are parsed by the million.
+        let number = |from: usize, digits: usize| {
+            let digits = text.as_bytes().get(from..from + digits)?;
+            digits.iter().try_fold(0_u16, |number, digit| {
+                digit
+                    .is_ascii_digit()
+                    .then(|| number * 10 + u16::from(digit - b'0'))
+            })
+        };
+        let date = || {
+            let is_dated = text.len() == 10 && [4, 7].iter().all(|&dash| text.as_bytes()[dash] == b'-');
+            let month = u8::try_from(number(5, 2)?).ok()?.try_into().ok()?;
+            let day = u8::try_from(number(8, 2)?).ok()?;
+            let date = Date::from_calendar_date(i32::from(number(0, 4)?), month, day).ok()?;
+            is_dated.then(|| (date - UNIX_EPOCH).whole_days())
+        };
+        let days = date().and_then(|days| i32::try_from(days).ok());
+        days.map(Self).ok_or("must be a day such as 2026-01-31")
     }
 }
 
@@ -75,8 +88,28 @@ impl SegmentName {
         }
     }
 
+    /// Stands in lists of segments for something that is owed to an erased session: the erasure marker that is still to be
+    /// written to the archive. No segment has this name, since its id is no UUID of version 7.
+    pub fn owed_marker() -> Self {
+        Self {
+            tenant: Tenant::default(),
+            day: Day(0),
+            id: Uuid::nil(),
+        }
+    }
+
+    /// Whether this is [`owed_marker`](Self::owed_marker).
+    pub fn is_owed_marker(&self) -> bool {
+        self.id.is_nil()
+    }
+
     pub fn tenant(&self) -> &Tenant {
         &self.tenant
+    }
+
+    /// The part of the name that no other segment of any tenant or day has.
+    pub fn id(&self) -> Uuid {
+        self.id
     }
 
     pub fn day(&self) -> Day {
@@ -111,10 +144,11 @@ impl FromStr for SegmentName {
             day: day.and_then(|text| text.parse().ok()).ok_or(RULE)?,
             id: id.and_then(|text| text.parse().ok()).ok_or(RULE)?,
         };
-        if name.to_string() == text {
-            Ok(name)
-        } else {
-            Err(RULE)
+        // A UUID can be written in other ways; all else reads back only from how it is shown.
+        let is_simple = |id: &str| id.len() == 32 && !id.bytes().any(|byte| byte.is_ascii_uppercase());
+        match id.is_some_and(is_simple) {
+            true => Ok(name),
+            false => Err(RULE),
         }
     }
 }
@@ -142,8 +176,37 @@ mod tests {
         assert_eq!(day("9999-12-31T23:59:59Z"), "9999-12-31");
         let parsed: Day = "2026-02-28".parse().unwrap();
         assert_eq!(parsed.start().to_string(), "2026-02-28T00:00:00.000Z");
-        for bad in ["2026-02-29", "2026-2-1", "", "2026-02-28T"] {
+        for bad in [
+            "2026-02-29",
+            "2026-2-1",
+            "",
+            "2026-02-28T",
+            "2026/02/28",
+            "2026-13-01",
+            "2026-00-01",
+            "+026-02-28",
+            "002026-02-28",
+            "2026-02-2é",
+        ] {
             assert!(bad.parse::<Day>().is_err(), "{bad}");
+        }
+    }
+
+    /// What a name reads as is what it is written as, so no two names are one place.
+    #[test]
+    fn a_day_and_a_segments_name_have_one_spelling() {
+        let day = "2026-09-01";
+        let name = SegmentName::new(Tenant::default(), day.parse().unwrap()).to_string();
+        for good in [day, &name] {
+            for at in 0..good.len() {
+                for other in 0..=0x7f_u8 {
+                    let text = format!("{}{}{}", &good[..at], char::from(other), &good[at + 1..]);
+                    let day = text.parse::<Day>().map(|day| day.to_string());
+                    let name = text.parse::<SegmentName>().map(|name| name.to_string());
+                    assert!(day.is_err() || day.as_ref() == Ok(&text), "{text:?}: {day:?}");
+                    assert!(name.is_err() || name.as_ref() == Ok(&text), "{text:?}: {name:?}");
+                }
+            }
         }
     }
 
@@ -152,6 +215,10 @@ mod tests {
         let day: Day = "2026-09-01".parse().unwrap();
         let name = SegmentName::new("a.b~c".parse().unwrap(), day);
         assert_eq!(name.to_string().parse(), Ok(name.clone()));
+        assert!(!name.is_owed_marker());
+        let owed = SegmentName::owed_marker();
+        assert_eq!(owed.to_string().parse(), Ok(owed.clone()));
+        assert!(owed.is_owed_marker() && owed.begun_at() < name.begun_at());
         assert!(name.to_string().starts_with("a.b~c.2026-09-01."));
         for bad in [
             "",

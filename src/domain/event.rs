@@ -58,38 +58,81 @@ pub struct NewEvent {
     pub id: EventId,
     pub event_type: EventType,
     pub payload: JsonObject,
-    /// When it happened; the server's clock when left out.
+    /// When it happened; see [`timestamp_with`](Self::timestamp_with) for when it is left out.
     pub timestamp: Option<Timestamp>,
 }
 
 impl NewEvent {
+    /// The timestamp that the event is stored with once it has this `seq`: the caller's, else the `seq` itself, which is
+    /// a time in microseconds. So what the server stamps reads in the order of `seq`, whichever clock gave that.
+    pub fn timestamp_with(&self, seq: i64) -> Timestamp {
+        self.timestamp.unwrap_or_else(|| Timestamp::of_unix_us(seq))
+    }
+
+    /// The event as it is stored under this `seq`.
+    pub fn accepted(self, session: SessionId, seq: i64) -> Event {
+        let timestamp = self.timestamp_with(seq);
+        Event {
+            id: self.id,
+            session,
+            seq,
+            event_type: self.event_type,
+            payload: self.payload,
+            timestamp,
+        }
+    }
+
     /// Reads `{eventId, type, payload, timestamp?}`; `prefix` stands before field names in errors.
     pub fn read(bytes: &[u8], prefix: &str) -> Result<Self> {
-        let mut fields = Fields::split(bytes, prefix)?;
-        let id = fields.required("eventId", parsed);
+        BatchItem::read(bytes, prefix).event
+    }
+}
+
+/// One event of a batch: good, or refused on its own.
+#[derive(Debug)]
+pub struct BatchItem {
+    /// Its id, also where something else in it is wrong. `None` where it has none, two, or one that breaks the rule of ids.
+    pub id: Option<EventId>,
+    pub event: Result<NewEvent>,
+}
+
+impl BatchItem {
+    fn read(bytes: &[u8], prefix: &str) -> Self {
+        let mut fields = match Fields::split(bytes, prefix) {
+            Ok(fields) => fields,
+            Err(error) => {
+                return Self {
+                    id: None,
+                    event: Err(error),
+                };
+            }
+        };
+        let id: Option<EventId> = fields.required("eventId", parsed);
+        let named = id.clone().filter(|_| !fields.has("eventId"));
         let event_type = fields.required("type", parsed);
         let payload = fields.required("payload", |text| JsonObject::read(text, PAYLOAD_BYTES_MAX));
         let timestamp = fields.optional("timestamp", parsed);
-        fields.finish(|| {
-            Some(Self {
+        let event = fields.finish(|| {
+            Some(NewEvent {
                 id: id?,
                 event_type: event_type?,
                 payload: payload?,
                 timestamp,
             })
-        })
+        });
+        Self { id: named, event }
     }
 }
 
-/// A batch of events as a caller gives it: each good on its own, or refused on its own.
+/// A batch of events as a caller gives it.
 #[derive(Debug)]
-pub struct EventBatch(pub Vec<Result<NewEvent>>);
+pub struct EventBatch(pub Vec<BatchItem>);
 
 impl EventBatch {
     /// Reads `{events: [...]}` of 1 to [`BATCH_EVENTS_MAX`] events.
     ///
     /// # Errors
-    /// When the batch as a whole can't be read; an event that breaks a rule is an `Err` in its place.
+    /// When the batch as a whole can't be read; an event that breaks a rule is refused in its place.
     pub fn read(bytes: &[u8]) -> Result<Self> {
         let mut fields = Fields::split(bytes, "")?;
         let events = fields.required("events", |text| match elements(text, BATCH_EVENTS_MAX)? {
@@ -97,7 +140,7 @@ impl EventBatch {
             events => Ok(events),
         });
         let events = fields.finish(|| events)?;
-        let read = |(at, text): (usize, &str)| NewEvent::read(text.as_bytes(), &format!("events[{at}]."));
+        let read = |(at, text): (usize, &str)| BatchItem::read(text.as_bytes(), &format!("events[{at}]."));
         Ok(Self(events.into_iter().enumerate().map(read).collect()))
     }
 }
@@ -107,7 +150,7 @@ impl EventBatch {
 pub struct Event {
     pub id: EventId,
     pub session: SessionId,
-    /// Given by the server when it accepted the event; increases within the session, with gaps.
+    /// Given by the server when it accepted the event, with gaps; see [`Store::append`](crate::store::Store::append).
     pub seq: i64,
     pub event_type: EventType,
     pub payload: JsonObject,

@@ -1,7 +1,10 @@
-//! The names of things: 1 to 128 characters of `A-Z a-z 0-9 . _ ~ : @ = + -`, and not `.` or `..`.
+//! The names of things.
 //!
-//! The alphabet needs no escaping in a JSON string and cannot contain the `/` that separates the parts of
-//! stored keys and object paths, so two different names never make the same key.
+//! An **id** is 1 to 128 characters of `A-Z a-z 0-9 . _ ~ : @ = + -`, and not `.` or `..`. The alphabet needs no
+//! escaping in a JSON string and cannot contain the `/` that separates the parts of stored keys and object paths, so
+//! two different ids never make the same key.
+//!
+//! A **[`UserId`]** is any text, because other systems choose it. It is a value and never a part of a key or a path.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -56,10 +59,6 @@ id! {
     EventId
 }
 id! {
-    /// Names the end user a session belongs to, as the caller knows them.
-    UserId
-}
-id! {
     /// Names a tenant. Until keys are issued to callers there is one, [`Tenant::default`].
     Tenant
 }
@@ -67,6 +66,38 @@ id! {
 impl Default for Tenant {
     fn default() -> Self {
         Self("default".into())
+    }
+}
+
+/// Longest user id, in bytes of UTF-8.
+pub const USER_ID_BYTES_MAX: usize = 256;
+
+/// No control characters, as a regular expression for the API's schema. The limit in bytes is in its description: JSON
+/// Schema counts characters.
+pub const USER_ID_PATTERN: &str = r"^[^\x00-\x1f\x7f-\x9f]+$";
+
+/// Names the end user a session belongs to, as the caller knows them: `auth0|x`, `patients/1`, `Zoë`.
+///
+/// 1 to [`USER_ID_BYTES_MAX`] bytes without control characters (U+0000 to U+001F, U+007F to U+009F). It is kept and
+/// compared byte by byte: two ways to write `ë` in Unicode are two users.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserId(Arc<str>);
+
+impl UserId {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for UserId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if (1..=USER_ID_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control) {
+            Ok(Self(text.into()))
+        } else {
+            Err("must be 1 to 256 bytes of UTF-8 without control characters")
+        }
     }
 }
 
@@ -108,6 +139,31 @@ mod tests {
         }
         for bad in ["", ".", "..", "a/b", "a b", "é", "a\0", "a%", &"x".repeat(129)] {
             assert!(bad.parse::<SessionId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_user_id_is_any_text_of_256_bytes_without_control_characters() {
+        for good in [
+            "auth0|x",
+            "patients/1",
+            " ",
+            ".",
+            "\"\\$",
+            "Zoë",
+            "日本",
+            "\u{a0}\u{2028}\u{fffd}\u{10ffff}",
+            &"é".repeat(128),
+        ] {
+            assert_eq!(good.parse::<UserId>().unwrap().as_str(), good);
+        }
+        for bad in ["", &"é".repeat(129), &"x".repeat(257)] {
+            assert!(bad.parse::<UserId>().is_err(), "{bad}");
+        }
+        for control in ('\0'..' ').chain('\u{7f}'..='\u{9f}') {
+            for bad in [format!("{control}"), format!("a{control}"), format!("{control}a")] {
+                assert!(bad.parse::<UserId>().is_err(), "{bad:?}");
+            }
         }
     }
 }

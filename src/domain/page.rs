@@ -158,7 +158,7 @@ impl From<&Session> for SessionPosition {
 pub struct SessionFilter {
     pub status: Option<Status>,
     pub user_id: Option<UserId>,
-    /// Exclusive.
+    /// Inclusive, so that adjacent windows share no session and leave none out.
     pub started_after: Option<Timestamp>,
     /// Exclusive.
     pub started_before: Option<Timestamp>,
@@ -213,6 +213,7 @@ impl Cursor {
         let status = status.map_or("", Status::as_str);
         let user_id = user_id.as_ref().map_or("", UserId::as_str);
         let (after, before) = (bound(*started_after), bound(*started_before));
+        // No other filter has this text: only the user id may hold spaces, and it stands between fields that hold none.
         Self::of_query(&format!("sessions {tenant} {status} {user_id} {after} {before}"))
     }
 
@@ -341,6 +342,33 @@ mod tests {
             Cursor::of_sessions(&Tenant::default(), &SessionFilter::default()),
         ] {
             assert_eq!(other.read_event(&text).unwrap_err().kind(), Kind::InvalidCursor);
+        }
+    }
+
+    #[test]
+    fn a_user_id_with_spaces_is_not_taken_for_other_filters() {
+        let filter = |user: &str, after: Option<i64>| SessionFilter {
+            user_id: Some(user.parse().unwrap()),
+            started_after: after.and_then(Timestamp::from_unix_ms),
+            ..SessionFilter::default()
+        };
+        let tenant = Tenant::default();
+        let filters = [
+            filter("a", None),
+            filter("a", Some(5)),
+            filter("a 5", None),
+            filter("a 5 ", None),
+            filter("a ", Some(5)),
+            filter(" a", None),
+        ];
+        for (at, one) in filters.iter().enumerate() {
+            for another in &filters[at + 1..] {
+                let (a, b) = (
+                    Cursor::of_sessions(&tenant, one),
+                    Cursor::of_sessions(&tenant, another),
+                );
+                assert_ne!(a, b, "{one:?} {another:?}");
+            }
         }
     }
 

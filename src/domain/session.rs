@@ -216,7 +216,7 @@ impl Session {
         let mut object = ObjectWriter::new(out);
         object.plain("sessionId", self.id.as_str());
         if let Some(user_id) = &self.user_id {
-            object.plain("userId", user_id.as_str());
+            object.text("userId", user_id.as_str());
         }
         object.plain("status", self.status.as_str());
         if let Some(language) = &self.language {
@@ -298,13 +298,29 @@ impl Session {
         Ok(changed)
     }
 
-    /// Ends the session; the first end decides, later ones change nothing. Says whether anything changed.
-    pub fn end(&mut self, end: &End, now: Timestamp) -> bool {
+    /// The least `seq` of an event in a session that was opened at `opened_at`. Where the server gave the start, nothing
+    /// that it stamps is before it, whichever replica stamps it. A start that the caller gave binds nothing: it may lie
+    /// in the future.
+    pub fn seq_min(started_at: Timestamp, opened_at: Timestamp) -> Option<i64> {
+        // A timestamp's range leaves room for a thousand times as much.
+        (started_at == opened_at).then(|| started_at.unix_ms() * 1_000)
+    }
+
+    /// The time of an end that the server gives, by its clock `now`: not before the start, nor before the last event was
+    /// accepted. `last_seq` is that event's.
+    pub fn end_at(&self, now: Timestamp, last_seq: Option<i64>) -> Timestamp {
+        let last = last_seq.map_or(now, Timestamp::of_unix_us);
+        now.max(self.started_at).max(last)
+    }
+
+    /// Ends the session; the first end decides, later ones change nothing. Says whether anything changed. `now` and
+    /// `last_seq` are as [`end_at`](Self::end_at) takes them.
+    pub fn end(&mut self, end: &End, now: Timestamp, last_seq: Option<i64>) -> bool {
         if self.status.has_ended() {
             return false;
         }
         self.status = end.status.into();
-        self.ended_at = Some(end.ended_at.unwrap_or(now));
+        self.ended_at = Some(end.ended_at.unwrap_or_else(|| self.end_at(now, last_seq)));
         self.end_reason.clone_from(&end.reason);
         self.version += 1;
         true
@@ -358,7 +374,7 @@ impl Expected {
 pub struct End {
     pub status: EndStatus,
     pub reason: Option<String>,
-    /// The server's clock when left out; only an import knows better.
+    /// The server's when left out, by [`Session::end_at`]; only an import knows better.
     pub ended_at: Option<Timestamp>,
 }
 
@@ -434,14 +450,37 @@ mod tests {
     fn the_first_end_decides() {
         let mut session = session("{}");
         let now = Timestamp::from_unix_ms(5).unwrap();
-        assert!(session.end(
-            &End::read(br#"{"status":"failed","reason":"hung up"}"#).unwrap(),
-            now
-        ));
+        let end = End::read(br#"{"status":"failed","reason":"hung up"}"#).unwrap();
+        assert!(session.end(&end, now, None));
         let ended = session.clone();
-        assert!(!session.end(&End::default(), Timestamp::from_unix_ms(9).unwrap()));
+        assert!(!session.end(&End::default(), Timestamp::from_unix_ms(9).unwrap(), Some(99_000)));
         assert_eq!(session, ended);
         assert_eq!(session.ended_at, Some(now));
+    }
+
+    #[test]
+    fn an_end_that_the_server_gives_is_before_nothing_that_it_gave() {
+        let at = |ms| Timestamp::from_unix_ms(ms).unwrap();
+        for (now, last_seq, expected) in [
+            (7, None, 7),
+            (7, Some(6_999), 7),
+            (-30_000, None, 0),
+            (-30_000, Some(-1), 0),
+            (-30_000, Some(8_001), 8),
+            (9, Some(i64::MAX), 253_402_300_799_999),
+        ] {
+            let mut session = session("{}");
+            assert!(session.end(&End::default(), at(now), last_seq));
+            assert_eq!(session.ended_at, Some(at(expected)), "{now} {last_seq:?}");
+        }
+        // Only an import says when, and is believed.
+        let mut session = session("{}");
+        let end = End {
+            ended_at: Some(at(-5)),
+            ..End::default()
+        };
+        assert!(session.end(&end, at(7), Some(9_000)));
+        assert_eq!(session.ended_at, Some(at(-5)));
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! Objects whose fields we know: every fault reported at once.
 
-use jiter::{Jiter, JiterError, JiterErrorType, JsonErrorType};
-
-use super::{DEPTH_MAX, Refusal, abridged};
+use super::{Refusal, abridged, walk};
 use crate::domain::error::{Error, FAULTS_TOLD_MAX, FieldError, Kind, Result};
 
 /// Fields of one object that are kept while it is split: far more than any object of ours has.
@@ -15,34 +13,28 @@ const FIELDS_MAX: usize = 64;
 pub struct Fields<'a> {
     /// What stands before a field's name in messages: `""` or `"session."`.
     prefix: &'a str,
-    fields: Vec<(String, &'a str)>,
+    fields: Vec<walk::Member<'a>>,
     faults: Vec<FieldError>,
     too_large: bool,
 }
 
 impl<'a> Fields<'a> {
-    /// Splits the object at `text`.
+    /// Splits the object that `bytes` are.
     ///
     /// # Errors
-    /// [`Kind::MalformedJson`] when the bytes are not JSON, [`Kind::Invalid`] when they are, but not an object, or
-    /// nested far too deep.
+    /// [`Kind::MalformedJson`] when the bytes are not JSON, [`Kind::Invalid`] when they are, but not an object.
     pub fn split(bytes: &'a [u8], prefix: &'a str) -> Result<Self> {
         let text = std::str::from_utf8(bytes).map_err(|error| {
             let at = error.valid_up_to();
             Error::new(Kind::MalformedJson, format!("the JSON is not UTF-8 at byte {at}"))
         })?;
-        let mut source = Jiter::new(bytes);
         let mut fields = Vec::new();
-        if let Err(error) = Self::members(&mut source, text, &mut fields) {
-            // What stopped us stands behind the last name that was read.
-            let name = fields.last().map_or("", |(name, _)| name);
-            return Err(refused(
-                bytes,
-                &source,
-                &error,
-                &format!("{prefix}{}", abridged(name)),
-            ));
-        }
+        let split = walk::members(text, |member| {
+            // Past the bound the object is refused anyway; what follows is only checked to be JSON.
+            fields.truncate(FIELDS_MAX);
+            fields.push(member);
+        });
+        split.ok_or_else(|| refused(text, prefix))?;
         Ok(Self {
             prefix,
             fields,
@@ -51,25 +43,9 @@ impl<'a> Fields<'a> {
         })
     }
 
-    fn members(
-        source: &mut Jiter<'a>,
-        text: &'a str,
-        members: &mut Vec<(String, &'a str)>,
-    ) -> Result<(), JiterError> {
-        let mut next = source.next_object()?.map(str::to_owned);
-        while let Some(name) = next {
-            // Past the bound the object is refused anyway; what follows is only checked to be JSON.
-            members.truncate(FIELDS_MAX);
-            members.push((name, ""));
-            let peek = source.peek()?;
-            let start = source.current_index();
-            source.known_skip(peek)?;
-            if let Some((_, value)) = members.last_mut() {
-                *value = &text[start..source.current_index()];
-            }
-            next = source.next_key()?.map(str::to_owned);
-        }
-        source.finish()
+    /// Whether there is a field of this name that was not taken yet.
+    pub fn has(&self, name: &str) -> bool {
+        self.fields.iter().any(|(field, _)| field == name)
     }
 
     /// Takes a field that must be there.
@@ -158,33 +134,18 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// What is not JSON at all is told from JSON that is not an object we can read.
-fn refused(bytes: &[u8], source: &Jiter<'_>, error: &JiterError, place: &str) -> Error {
-    let message = match &error.error_type {
-        JiterErrorType::WrongType { .. } => {
-            let mut whole = Jiter::new(bytes);
-            match whole.next_skip().and_then(|()| whole.finish()) {
-                Err(error) => return refused(bytes, &whole, &error, place),
-                Ok(()) => String::from("must be a JSON object"),
-            }
-        }
-        JiterErrorType::JsonError(JsonErrorType::RecursionLimitExceeded) => {
-            format!("is nested more than {DEPTH_MAX} levels deep")
-        }
-        JiterErrorType::JsonError(JsonErrorType::NumberOutOfRange) => {
-            String::from("holds a number of too many digits")
-        }
-        JiterErrorType::JsonError(syntax) => {
-            let at = source.error_position(error.index);
-            let (line, column) = (at.line, at.column);
-            let detail = format!("not valid JSON at line {line}, column {column}: {syntax}");
-            return Error::new(Kind::MalformedJson, detail);
-        }
-    };
-    let field = match place.trim_end_matches('.') {
+/// What is not JSON at all is told from JSON that is not an object.
+fn refused(text: &str, prefix: &str) -> Error {
+    if let Err(malformed) = walk::check(text) {
+        let walk::Malformed { line, column, reason } = malformed;
+        let detail = format!("not valid JSON at line {line}, column {column}: {reason}");
+        return Error::new(Kind::MalformedJson, detail);
+    }
+    let field = match prefix.trim_end_matches('.') {
         "" => String::from("body"),
         place => place.to_owned(),
     };
+    let message = String::from("must be a JSON object");
     Error::of_fields(Kind::Invalid, vec![FieldError { field, message }])
 }
 
@@ -224,15 +185,12 @@ mod tests {
         assert_eq!(kind("null"), Some(Kind::Invalid));
         assert_eq!(kind("[1"), Some(Kind::MalformedJson));
         assert_eq!(kind("nul"), Some(Kind::MalformedJson));
-        assert_eq!(kind(&"[".repeat(100_000)), Some(Kind::Invalid));
-        assert_eq!(
-            kind(&format!("{{\"a\":{}}}", "9".repeat(100_000))),
-            Some(Kind::Invalid)
-        );
-        assert_eq!(
-            kind(&format!("{{\"a\":{}", "[".repeat(100_000))),
-            Some(Kind::Invalid)
-        );
+        assert_eq!(kind(&"[".repeat(100_000)), Some(Kind::MalformedJson));
+        let nested = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(kind(&nested), Some(Kind::Invalid));
+        assert_eq!(kind(&format!("{{\"a\":{nested}}}")), None);
+        assert_eq!(kind(&format!("{{\"a\":{}}}", "9".repeat(100_000))), None);
+        assert_eq!(kind(r#"{"a":"\ud800","\udc00":1}"#), None);
         assert!(Fields::split(b"{\"a\":\"\xff\"}", "").is_err());
         assert_eq!(kind("{}"), None);
     }

@@ -6,6 +6,9 @@
 //! double, an object with the same key twice, a key with NUL (which BSON can't hold), lone surrogates,
 //! nesting without end, and fields nobody knows.
 //!
+//! What is not JSON by the grammar of RFC 8259, or not UTF-8, is refused as a whole. Everything else is a fault of the value
+//! that has it: in a batch, of its item alone.
+//!
 //! - [`JsonObject`]: an object of the caller's own (`payload`, `metadata`), checked and kept as compact text, so
 //!   that answering with it is a copy.
 //! - [`Fields`]: reads an object whose fields we know, and collects everything that is wrong with it before it
@@ -18,6 +21,7 @@ use jiter::{Jiter, JiterError, JiterErrorType, JsonErrorType, Peek};
 
 mod fields;
 mod object;
+mod walk;
 mod writer;
 
 pub use fields::Fields;
@@ -76,11 +80,14 @@ pub fn abridged(text: &str) -> Cow<'_, str> {
 }
 
 impl From<JiterError> for Refusal {
+    /// What a reader can meet in a text that is valid JSON.
     fn from(error: JiterError) -> Self {
+        use JsonErrorType::{LoneLeadingSurrogateInHexEscape, NumberOutOfRange, UnexpectedEndOfHexEscape};
         match error.error_type {
-            JiterErrorType::JsonError(JsonErrorType::RecursionLimitExceeded) => {
-                format!("is nested more than {DEPTH_MAX} levels deep").into()
+            JiterErrorType::JsonError(LoneLeadingSurrogateInHexEscape | UnexpectedEndOfHexEscape) => {
+                "has half of a surrogate pair (\\uD800 to \\uDFFF), which stands for no character".into()
             }
+            JiterErrorType::JsonError(NumberOutOfRange) => "holds a number of too many digits".into(),
             other => other.to_string().into(),
         }
     }
@@ -140,18 +147,16 @@ pub fn for_each_element<'a>(
     text: &'a str,
     mut each: impl FnMut(&'a str) -> Result<ControlFlow<()>, Refusal>,
 ) -> Result<(), Refusal> {
-    let mut source = Jiter::new(text.as_bytes());
-    if source.peek()? != Peek::Array {
-        return Err("must be an array".into());
-    }
-    let mut next = source.known_array()?;
-    while let Some(peek) = next {
-        let start = source.current_index();
-        source.known_skip(peek)?;
-        if each(&text[start..source.current_index()])?.is_break() {
-            break;
+    let mut outcome = Ok(());
+    let walked = walk::elements(text, |item| match each(item) {
+        Ok(flow) => flow.is_continue(),
+        Err(refusal) => {
+            outcome = Err(refusal);
+            false
         }
-        next = source.array_step()?;
+    });
+    match walked {
+        Some(()) => outcome,
+        None => Err("must be an array".into()),
     }
-    Ok(())
 }

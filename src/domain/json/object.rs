@@ -287,7 +287,12 @@ mod tests {
             (r#"{"a":1,"b":2,"a":3}"#, "twice"),
             (r#"{"a":1,"\u0061":3}"#, "twice"),
             (r#"{"a\u0000b":1}"#, "NUL"),
-            (r#"{"a":"\ud800"}"#, ""),
+            (r#"{"a":"\ud800"}"#, "half of a surrogate pair"),
+            (r#"{"a":"\udfff and more"}"#, "half of a surrogate pair"),
+            (r#"{"a":"\ud83d\ud83d"}"#, "half of a surrogate pair"),
+            (r#"{"a":"\ud83d\n"}"#, "half of a surrogate pair"),
+            (r#"{"a":["\ud83d\u0041"]}"#, "half of a surrogate pair"),
+            (r#"{"\ud83d":1}"#, "half of a surrogate pair"),
             (r#"{"a":NaN}"#, ""),
         ] {
             let message = object(text).expect_err(text);
