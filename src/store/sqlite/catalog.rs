@@ -10,11 +10,16 @@ use super::{
     SqliteStore, adoption,
     claims::{self, Claimant},
     clock::{UnixMs, ms},
-    copies, entries, fault, leftovers, runs, sessions,
+    copies, entries,
+    erasure::{self, Remains},
+    fault, leftovers, runs,
 };
 use crate::{
     domain::{Event, EventId, JsonObject, Result, SegmentName, Session, SessionKey, Timestamp},
-    store::catalog::{Adopted, Archived, Catalog, Claim, Claimed, Commit, Due, Pending, Standing},
+    store::catalog::{
+        Adopted, Affected, Archived, Catalog, Claim, Claimed, Commit, Copies, Due, Pending, Standing,
+        Unmarked, Written,
+    },
 };
 
 impl SqliteStore {
@@ -80,15 +85,23 @@ impl Catalog for SqliteStore {
         self.write_as(owner, lease, work).await
     }
 
-    async fn release(&self, claimed: &[Claimed], owner: &SegmentName) -> Result<()> {
+    async fn release(&self, claimed: &[Claimed], owner: &SegmentName, written: Written) -> Result<()> {
         let claimed = claimed.to_vec();
-        let work = move |connection: &_, claimant: &Claimant| claimant.release(connection, &claimed);
+        let work = move |connection: &_, claimant: &Claimant| claimant.release(connection, &claimed, written);
         self.write_as(owner, Duration::ZERO, work).await
     }
 
     async fn commit(&self, commits: &[Commit], owner: &SegmentName) -> Result<Vec<bool>> {
         let commits = commits.to_vec();
-        let work = move |connection: &_, claimant: &Claimant| claimant.commit(connection, &commits);
+        let work =
+            move |connection: &_, claimant: &Claimant| claimant.commit(connection, &commits, Copies::Made);
+        self.write_as(owner, Duration::ZERO, work).await
+    }
+
+    async fn commit_moved(&self, commits: &[Commit], owner: &SegmentName) -> Result<Vec<bool>> {
+        let commits = commits.to_vec();
+        let work =
+            move |connection: &_, claimant: &Claimant| claimant.commit(connection, &commits, Copies::Moved);
         self.write_as(owner, Duration::ZERO, work).await
     }
 
@@ -148,9 +161,26 @@ impl Catalog for SqliteStore {
         self.readers.read(work).await
     }
 
-    async fn is_pending(&self, key: &SessionKey) -> Result<bool> {
+    async fn owed_marker(&self, key: &SessionKey) -> Result<Option<i64>> {
         let key = key.clone();
-        let work = move |connection: &_| leftovers::is_pending(connection, &key);
+        let work = move |connection: &_| leftovers::owed_marker_of(connection, &key);
+        self.readers.read(work).await
+    }
+
+    async fn unmarked(&self, limit: usize) -> Result<Vec<Unmarked>> {
+        let work = move |connection: &_| leftovers::unmarked(connection, rows(limit));
+        self.readers.read(work).await
+    }
+
+    async fn marked(&self, keys: &[SessionKey]) -> Result<()> {
+        let keys = keys.to_vec();
+        let work = move |connection: &_| leftovers::marked(connection, &keys);
+        self.writer.write(0, work).await
+    }
+
+    async fn known(&self, segment: &SegmentName, keys: &[SessionKey]) -> Result<Vec<bool>> {
+        let (segment, keys) = (segment.clone(), keys.to_vec());
+        let work = move |connection: &_| leftovers::known(connection, &segment, &keys);
         self.readers.read(work).await
     }
 
@@ -168,8 +198,46 @@ impl Catalog for SqliteStore {
         self.readers.read(work).await
     }
 
-    async fn pending(&self, limit: usize) -> Result<Pending> {
-        let work = move |connection: &_| leftovers::pending(connection, rows(limit));
+    async fn pointed_to(
+        &self,
+        after: Option<&SegmentName>,
+        until: Option<&SegmentName>,
+        limit: usize,
+    ) -> Result<Vec<SegmentName>> {
+        let (after, until) = (after.cloned(), until.cloned());
+        let work =
+            move |connection: &_| entries::pointed_to(connection, after.as_ref(), until.as_ref(), limit);
+        self.readers.read(work).await
+    }
+
+    async fn residual(&self, limit: usize) -> Result<Vec<SegmentName>> {
+        let work = move |connection: &_| leftovers::residual(connection, limit);
+        self.readers.read(work).await
+    }
+
+    async fn archived_in(&self, segment: &SegmentName, limit: usize) -> Result<Vec<Archived>> {
+        let segment = segment.clone();
+        let work = move |connection: &_| entries::archived_in(connection, &segment, rows(limit));
+        self.readers.read(work).await
+    }
+
+    async fn expire(&self, archived: &[Archived], forget_at: Timestamp) -> Result<Vec<bool>> {
+        let archived = archived.to_vec();
+        let expire = move |connection: &_, now| erasure::expire(connection, &archived, forget_at, now);
+        let (expired, remains): (_, Vec<_>) = self.write_now(0, expire).await?.into_iter().unzip();
+        for remains in remains {
+            self.purge(remains).await?;
+        }
+        Ok(expired)
+    }
+
+    async fn pending(&self) -> Result<Pending> {
+        self.readers.read(leftovers::pending).await
+    }
+
+    async fn affected(&self, after: Option<&SegmentName>, limit: usize) -> Result<Vec<Affected>> {
+        let after = after.cloned();
+        let work = move |connection: &_| leftovers::affected(connection, after.as_ref(), rows(limit));
         self.readers.read(work).await
     }
 
@@ -183,29 +251,52 @@ impl Catalog for SqliteStore {
         Ok(())
     }
 
-    async fn adopt(&self, archived: &Archived, session: &Session) -> Result<Adopted> {
-        let (archived, session) = (archived.clone(), session.clone());
+    async fn adopt(&self, copy: &Archived, session: &Session) -> Result<Adopted> {
+        let (copy, session) = (copy.clone(), session.clone());
         let bytes = session.metadata.as_str().len();
-        let work = move |connection: &_| adoption::adopt(connection, &archived, &session);
-        self.writer.write(bytes, work).await
+        let work = move |connection: &_, now| adoption::adopt(connection, &copy, &session, now);
+        self.write_now(bytes, work).await
     }
 
-    async fn adopt_erased(&self, archived: &Archived, forget_at: Timestamp) -> Result<()> {
-        let archived = archived.clone();
-        let work = move |connection: &_| adoption::adopt_erased(connection, &archived, forget_at);
-        self.writer.write(0, work).await
+    async fn merge(
+        &self,
+        claimed: &Claimed,
+        owner: &SegmentName,
+        copy: &Archived,
+        session: &Session,
+        takes_over: bool,
+    ) -> Result<bool> {
+        let (claimed, copy, session) = (claimed.clone(), copy.clone(), session.clone());
+        let work = move |connection: &_, claimant: &Claimant| {
+            adoption::merge(connection, claimant, &claimed, &copy, &session, takes_over)
+        };
+        self.write_as(owner, Duration::ZERO, work).await
     }
 
-    async fn end_if_idle(
+    async fn adopt_erased(&self, copy: &Archived, erased_at: Timestamp, forget_at: Timestamp) -> Result<()> {
+        let copy = copy.clone();
+        let work = move |connection: &_| adoption::adopt_erased(connection, &copy, erased_at, forget_at);
+        let remains = self.writer.write(0, work).await?;
+        self.purge(remains).await
+    }
+
+    async fn erase_older(
         &self,
         key: &SessionKey,
-        idle_since: Timestamp,
-        reason: &str,
-        now: Timestamp,
-    ) -> Result<Option<Session>> {
-        let (key, reason) = (key.clone(), reason.to_owned());
-        let work = move |connection: &_| sessions::end_if_idle(connection, &key, idle_since, &reason, now);
-        self.writer.write(0, work).await
+        erased_at: Timestamp,
+        forget_at: Timestamp,
+    ) -> Result<bool> {
+        let key = key.clone();
+        let work = move |connection: &_| adoption::erase_older(connection, &key, erased_at, forget_at);
+        let remains = self.writer.write(0, work).await?;
+        self.purge(remains).await?;
+        Ok(remains != Remains::Nothing)
+    }
+
+    async fn walk(&self, after: Option<&SessionKey>, limit: usize) -> Result<Vec<SessionKey>> {
+        let after = after.cloned();
+        let work = move |connection: &_| entries::walk(connection, after.as_ref(), rows(limit));
+        self.readers.read(work).await
     }
 
     async fn record_run(&self, id: &str, started_at: Timestamp, record: &JsonObject) -> Result<()> {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{SegmentName, Session, SessionKey, Timestamp},
-    store::catalog::{Claim, Claimed, Commit, Due},
+    store::catalog::{Claim, Claimed, Commit, Copies, Due, Written},
 };
 
 const DUE: &str = "SELECT tenant, session_id, ended_at FROM sessions INDEXED BY sessions_due \
@@ -25,6 +25,8 @@ const CLAIM: &str = "UPDATE sessions SET epoch = ?, claim_owner = ?, claim_until
 const RENEW: &str = "UPDATE sessions SET claim_until = ? WHERE id = ?";
 const RELEASE: &str = "UPDATE sessions SET claim_owner = NULL, claim_until = NULL WHERE id = ?";
 const COMMIT: &str = "UPDATE sessions SET archived = 1, segment = ?, first_row = ?, rows = ?, tidy_at = ?, \
+     claim_owner = NULL, claim_until = NULL WHERE id = ?";
+const COMMIT_MOVED: &str = "UPDATE sessions SET segment = ?, first_row = ?, rows = ?, \
      claim_owner = NULL, claim_until = NULL WHERE id = ?";
 const RESTORE: &str = "UPDATE sessions SET archived = 0, segment = NULL, first_row = NULL, rows = NULL, \
      tidy_at = NULL, restored_at = ?, claim_owner = NULL, claim_until = NULL WHERE id = ?";
@@ -40,6 +42,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     RENEW,
     RELEASE,
     COMMIT,
+    COMMIT_MOVED,
     RESTORE,
     IS_POINTED_TO,
     IS_CLAIMED,
@@ -71,7 +74,12 @@ impl Claimant {
     }
 
     /// The session's entry, where this one's claim under that epoch stands.
-    fn entry(&self, connection: &Connection, key: &SessionKey, epoch: i64) -> Result<Option<Entry>> {
+    pub(super) fn entry(
+        &self,
+        connection: &Connection,
+        key: &SessionKey,
+        epoch: i64,
+    ) -> Result<Option<Entry>> {
         let entry = entries::find(connection, key)?;
         Ok(entry.filter(|entry| entry.is_claimed(epoch, &self.owner, self.now)))
     }
@@ -97,7 +105,7 @@ impl Claimant {
             if let Some(late) = entry.last_claimant() {
                 leftovers::keep(connection, &entry, late)?;
             }
-            let epoch = entry.epoch + 1;
+            let epoch = entry.epoch.saturating_add(1).max(self.now);
             let values = params![epoch, self.owner.to_string(), self.until(), entry.id];
             connection.prepare_cached(CLAIM)?.execute(values)?;
             granted.push(Claimed {
@@ -122,16 +130,29 @@ impl Claimant {
         claimed.iter().map(renew).collect()
     }
 
-    pub(super) fn release(&self, connection: &Connection, claimed: &[Claimed]) -> Result<()> {
+    pub(super) fn release(
+        &self,
+        connection: &Connection,
+        claimed: &[Claimed],
+        written: Written,
+    ) -> Result<()> {
         for claimed in claimed {
             if let Some(entry) = self.entry(connection, &claimed.key, claimed.epoch)? {
+                if written == Written::Maybe {
+                    leftovers::keep(connection, &entry, &self.owner)?;
+                }
                 connection.prepare_cached(RELEASE)?.execute([entry.id])?;
             }
         }
         Ok(())
     }
 
-    pub(super) fn commit(&self, connection: &Connection, commits: &[Commit]) -> Result<Vec<bool>> {
+    pub(super) fn commit(
+        &self,
+        connection: &Connection,
+        commits: &[Commit],
+        copies: Copies,
+    ) -> Result<Vec<bool>> {
         let commit = |commit: &Commit| {
             let Some(entry) = entries::find(connection, &commit.key)? else {
                 return Ok(false);
@@ -148,8 +169,16 @@ impl Claimant {
                 leftovers::keep(connection, &entry, &earlier.segment)?;
             }
             let (segment, first_row, rows) = entries::columns(&commit.pointer)?;
-            let values = params![segment, first_row, rows, self.now, entry.id];
-            connection.prepare_cached(COMMIT)?.execute(values)?;
+            match (copies, entry.pointer()) {
+                (Copies::Moved, Some(_)) => {
+                    let values = params![segment, first_row, rows, entry.id];
+                    connection.prepare_cached(COMMIT_MOVED)?.execute(values)?;
+                }
+                _ => {
+                    let values = params![segment, first_row, rows, self.now, entry.id];
+                    connection.prepare_cached(COMMIT)?.execute(values)?;
+                }
+            }
             Ok(true)
         };
         commits.iter().map(commit).collect()

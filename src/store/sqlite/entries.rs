@@ -19,9 +19,16 @@ const FIND: &str = "SELECT segment, first_row, rows, id, forget_at, ended_at, ep
      FROM sessions WHERE tenant = ? AND session_id = ?";
 const SEGMENTS: &str = "SELECT segment, count(*) FROM sessions INDEXED BY sessions_by_segment \
      WHERE segment > ? GROUP BY segment ORDER BY segment LIMIT ?";
+const NEXT_SEGMENT: &str =
+    "SELECT min(segment) FROM sessions INDEXED BY sessions_by_segment WHERE segment > ?";
+const WALK: &str = "SELECT tenant, session_id FROM sessions WHERE (tenant, session_id) > (?, ?) \
+     AND forget_at IS NULL ORDER BY tenant, session_id LIMIT ?";
+
+const ARCHIVED_IN: &str = "SELECT segment, first_row, rows, tenant, session_id, epoch \
+     FROM sessions INDEXED BY sessions_by_segment WHERE segment = ? LIMIT ?";
 
 #[cfg(test)]
-pub(super) const STATEMENTS: &[&str] = &[FIND, SEGMENTS];
+pub(super) const STATEMENTS: &[&str] = &[FIND, SEGMENTS, NEXT_SEGMENT, WALK, ARCHIVED_IN];
 
 pub(super) struct Entry {
     /// The row's.
@@ -160,4 +167,75 @@ pub(super) fn segments(
         segments.push((parsed(row, 0, "segment")?, count));
     }
     Ok(segments)
+}
+
+/// The names that `next`, which gives the least name after another, finds one by one: a look at the index for each, however
+/// many entries a name has.
+pub(super) fn names_after(
+    connection: &Connection,
+    next: &str,
+    after: Option<&SegmentName>,
+    until: Option<&SegmentName>,
+    limit: usize,
+) -> Result<Vec<SegmentName>> {
+    let mut statement = connection.prepare_cached(next)?;
+    // No name is empty, so all of them come after that.
+    let mut after = after.map(SegmentName::to_string).unwrap_or_default();
+    let until = until.map(SegmentName::to_string);
+    let mut names = Vec::new();
+    while names.len() < limit {
+        let name: Option<String> = statement.query_row([&after], |row| row.get(0))?;
+        let Some(name) = name.filter(|name| until.as_ref().is_none_or(|until| name <= until)) else {
+            break;
+        };
+        names.push(name.parse().map_err(|_| Fault::Stored("segment"))?);
+        after = name;
+    }
+    Ok(names)
+}
+
+pub(super) fn pointed_to(
+    connection: &Connection,
+    after: Option<&SegmentName>,
+    until: Option<&SegmentName>,
+    limit: usize,
+) -> Result<Vec<SegmentName>> {
+    names_after(connection, NEXT_SEGMENT, after, until, limit)
+}
+
+pub(super) fn walk(
+    connection: &Connection,
+    after: Option<&SessionKey>,
+    limit: i64,
+) -> Result<Vec<SessionKey>> {
+    // No tenant is empty.
+    let (tenant, id) = after.map_or(("", ""), |key| (key.tenant.as_str(), key.id.as_str()));
+    let mut statement = connection.prepare_cached(WALK)?;
+    let mut rows = statement.query(params![tenant, id, limit])?;
+    let mut keys = Vec::new();
+    while let Some(row) = rows.next()? {
+        keys.push(SessionKey::new(
+            parsed(row, 0, "tenant")?,
+            parsed(row, 1, "session_id")?,
+        ));
+    }
+    Ok(keys)
+}
+
+pub(super) fn archived_in(
+    connection: &Connection,
+    segment: &SegmentName,
+    limit: i64,
+) -> Result<Vec<Archived>> {
+    let mut statement = connection.prepare_cached(ARCHIVED_IN)?;
+    let mut rows = statement.query(params![segment.to_string(), limit])?;
+    let mut archived = Vec::new();
+    while let Some(row) = rows.next()? {
+        archived.push(Archived {
+            key: SessionKey::new(parsed(row, 3, "tenant")?, parsed(row, 4, "session_id")?),
+            epoch: row.get(5)?,
+            pointer: pointer(row)?,
+        });
+    }
+    Ok(archived)
 }

@@ -8,19 +8,21 @@ use rusqlite::{Connection, params};
 
 use super::{
     SqliteOptions,
+    clock::UnixMs,
+    entries::{self, State},
     fault::Result,
     leftovers,
     sessions::{self, Found},
 };
 use crate::{
     domain::{SessionKey, Timestamp},
-    store::Upkeep,
+    store::{Upkeep, catalog::Archived},
 };
 
 const BURY: &str = "UPDATE sessions SET forget_at = ?, version = 0, archived = 0, last_seq = NULL, status = NULL, \
      started_at = NULL, ended_at = NULL, user_id = NULL, language = NULL, end_reason = NULL, \
-     metadata = NULL, epoch = epoch + 1, segment = NULL, first_row = NULL, rows = NULL, claim_owner = NULL, \
-     claim_until = NULL, opened_at = NULL, restored_at = NULL, tidy_at = NULL WHERE id = ?";
+     metadata = NULL, epoch = max(epoch + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER)), segment = NULL, first_row = NULL, rows = NULL, claim_owner = NULL, \
+     claim_until = NULL, opened_at = NULL, restored_at = NULL, tidy_at = NULL, used_at = NULL WHERE id = ?";
 /// A session without events needs no purge, and every purge on the list has something to delete.
 const REMEMBER: &str = "INSERT INTO erasures (session) \
      SELECT ?1 WHERE EXISTS (SELECT 1 FROM events INDEXED BY events_once WHERE session = ?1)";
@@ -73,7 +75,13 @@ pub(super) fn bury(connection: &Connection, key: &SessionKey, forget_at: Timesta
         }
         Some(Found::Session(id, _)) => id,
     };
-    leftovers::keep_of_erased(connection, key)?;
+    if let Some(entry) = entries::find(connection, key)? {
+        leftovers::keep_of_erased(connection, &entry)?;
+    }
+    bury_row(connection, id, forget_at)
+}
+
+fn bury_row(connection: &Connection, id: i64, forget_at: Timestamp) -> Result<Remains> {
     connection
         .prepare_cached(BURY)?
         .execute(params![forget_at.unix_ms(), id])?;
@@ -83,6 +91,43 @@ pub(super) fn bury(connection: &Connection, key: &SessionKey, forget_at: Timesta
     } else {
         Remains::Content
     })
+}
+
+/// As [`bury`], of a session that a caller erases: its erasure marker is owed to the archive if that may hold bytes of it.
+pub(super) fn erase(connection: &Connection, key: &SessionKey, forget_at: Timestamp) -> Result<Remains> {
+    let remains = bury(connection, key, forget_at)?;
+    if remains != Remains::Nothing {
+        leftovers::owe_marker(connection, key)?;
+    }
+    Ok(remains)
+}
+
+/// Turns archived sessions into tombstones where they are as they are said to be and nobody claims them. Says of each
+/// whether it is one now, and what is left to do.
+pub(super) fn expire(
+    connection: &Connection,
+    archived: &[Archived],
+    forget_at: Timestamp,
+    now: UnixMs,
+) -> Result<Vec<(bool, Remains)>> {
+    let expire = |archived: &Archived| {
+        let Some(entry) = entries::find(connection, &archived.key)? else {
+            return Ok((false, Remains::Nothing));
+        };
+        match &entry.state {
+            State::Erased => Ok((true, Remains::Nothing)),
+            State::Archived(pointer)
+                if *pointer == archived.pointer
+                    && entry.epoch == archived.epoch
+                    && entry.claimed_by(now).is_none() =>
+            {
+                leftovers::keep_of_erased(connection, &entry)?;
+                Ok((true, bury_row(connection, entry.id, forget_at)?))
+            }
+            State::Archived(_) | State::Hot { .. } => Ok((false, Remains::Nothing)),
+        }
+    };
+    archived.iter().map(expire).collect()
 }
 
 /// What one [`purge`] did.

@@ -66,8 +66,9 @@ impl Appender<'_> {
         let Append {
             key,
             event,
-            now,
             seq: proposed,
+            // One writer numbers all events, so it may raise what others reserved: nobody else gives the next one.
+            reserved: _,
         } = append;
         let session = key.id.clone();
         let standing = match self.standings.entry(key) {
@@ -81,29 +82,20 @@ impl Appender<'_> {
             return Err(refusal::session_archived(&session).into());
         }
         let ended = standing.status.has_ended();
-        let timestamp = event.timestamp.unwrap_or(now);
         let seq = standing.next_seq(proposed).filter(|_| !ended);
         if let Some(seq) = seq {
             let inserted = self.insert.execute(params![
                 standing.id,
                 event.id.as_str(),
                 seq,
-                timestamp.unix_ms(),
+                event.timestamp_with(seq).unix_ms(),
                 event.event_type.as_str(),
                 event.payload.as_str(),
             ])?;
             if inserted == 1 {
                 standing.advance(seq);
-                let event = Event {
-                    id: event.id,
-                    session,
-                    seq,
-                    event_type: event.event_type,
-                    payload: event.payload,
-                    timestamp,
-                };
                 return Ok(Appended {
-                    event,
+                    event: event.accepted(session, seq),
                     replayed: false,
                 });
             }

@@ -24,7 +24,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{Append, HotEvent, HotEvents, Opened, Store, Upkeep};
+use super::{Append, HotEvent, HotEvents, Idle, IdleFound, Opened, Store, Upkeep};
 use crate::domain::{
     Appended, End, Error, EventId, EventQuery, Expected, Kind, Page, Result, Session, SessionKey,
     SessionPatch, SessionQuery, Tenant, Timestamp,
@@ -39,6 +39,7 @@ mod entries;
 mod erasure;
 mod events;
 mod fault;
+mod idle;
 mod leftovers;
 mod lock;
 mod reader;
@@ -207,6 +208,22 @@ impl SqliteStore {
         self.writer.compact().await
     }
 
+    /// Deletes what an erasure leaves behind.
+    async fn purge(&self, remains: Remains) -> Result<()> {
+        if let Remains::Events(session) = remains {
+            let mut finished = false;
+            while !finished {
+                let options = self.options.clone();
+                let purge = move |connection: &_| erasure::purge(connection, session, &options);
+                finished = self.writer.write(0, purge).await?.finished;
+            }
+        }
+        if remains != Remains::Nothing {
+            self.log_holds_erased.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     /// Commits since it was opened: far fewer than writes when many callers write at the same time.
     pub fn commits(&self) -> u64 {
         self.writer.commits()
@@ -278,20 +295,9 @@ impl Store for SqliteStore {
 
     async fn erase(&self, key: &SessionKey, forget_at: Timestamp) -> Result<()> {
         let key = key.clone();
-        let bury = move |connection: &_| erasure::bury(connection, &key, forget_at);
-        let remains = self.writer.write(0, bury).await?;
-        if let Remains::Events(session) = remains {
-            let mut finished = false;
-            while !finished {
-                let options = self.options.clone();
-                let purge = move |connection: &_| erasure::purge(connection, session, &options);
-                finished = self.writer.write(0, purge).await?.finished;
-            }
-        }
-        if remains != Remains::Nothing {
-            self.log_holds_erased.store(true, Ordering::Relaxed);
-        }
-        Ok(())
+        let erase = move |connection: &_| erasure::erase(connection, &key, forget_at);
+        let remains = self.writer.write(0, erase).await?;
+        self.purge(remains).await
     }
 
     async fn append(&self, batch: Vec<Append>) -> Result<Vec<Result<Appended>>> {
@@ -304,6 +310,12 @@ impl Store for SqliteStore {
         let bytes = batch.iter().map(payload).sum();
         let work = move |connection: &_| events::append(connection, batch);
         self.writer.write(bytes, work).await
+    }
+
+    async fn last_seqs(&self, keys: &[SessionKey]) -> Result<Vec<Option<i64>>> {
+        let keys = keys.to_vec();
+        let work = move |connection: &_| sessions::last_seqs(connection, &keys);
+        self.readers.read(work).await
     }
 
     async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<HotEvents> {
@@ -349,6 +361,22 @@ impl Store for SqliteStore {
             self.log_holds_erased.store(true, Ordering::Relaxed);
         }
         Ok(done)
+    }
+
+    async fn find_idle(&self, idle_since: Timestamp, now: Timestamp, limit: usize) -> Result<IdleFound> {
+        let look = move |connection: &_| idle::find(connection, idle_since, now, limit);
+        let (found, used) = self.readers.read(look).await?;
+        if !used.is_empty() {
+            let move_on = move |connection: &_| idle::move_on(connection, &used);
+            self.writer.write(0, move_on).await?;
+        }
+        Ok(found)
+    }
+
+    async fn end_idle(&self, idle: &Idle, reason: &str, now: Timestamp) -> Result<Option<Session>> {
+        let (idle, reason) = (idle.clone(), reason.to_owned());
+        let work = move |connection: &_| idle::end(connection, &idle, &reason, now);
+        self.writer.write(0, work).await
     }
 
     async fn close(&self) {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use rusqlite::Connection;
-use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     SqliteOptions,
@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     domain::{Error, Kind, Result},
+    in_flight,
     telemetry::calls::{self, System},
 };
 
@@ -73,7 +74,7 @@ impl Readers {
             }
         };
         let pool = Arc::clone(&self.pool);
-        let outcome = spawn_blocking(move || {
+        let outcome = in_flight::spawn_blocking(move || {
             // Declared first, so given back last: whoever is next finds the connection.
             let _turn = turn;
             pool.read(work)

@@ -15,7 +15,11 @@ pub(super) const APPLICATION_ID: i32 = 0x436c_7179;
 
 /// The steps from an empty file to the newest schema; after step n, `user_version` is n. A step that was released
 /// never changes.
-pub(super) const MIGRATIONS: &[&str] = &[include_str!("schema_v1.sql"), include_str!("schema_v2.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("schema_v1.sql"),
+    include_str!("schema_v2.sql"),
+    include_str!("schema_v3.sql"),
+];
 
 /// Prepared statements kept by a connection: more than there are, so that none is prepared twice.
 const STATEMENTS_MAX: usize = 128;

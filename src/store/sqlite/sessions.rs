@@ -27,22 +27,21 @@ macro_rules! select_sessions {
 }
 
 const INSERT: &str = "INSERT INTO sessions (tenant, session_id, user_id, status, language, metadata, started_at, \
-     ended_at, end_reason, version, archived, opened_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+     ended_at, end_reason, version, archived, opened_at, used_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?12) \
      ON CONFLICT (tenant, session_id) DO NOTHING";
 const FIND: &str = select_sessions!("WHERE tenant = ? AND session_id = ?");
 const DROP: &str = "DELETE FROM sessions WHERE id = ?";
 const UPDATE: &str = "UPDATE sessions SET user_id = ?, language = ?, metadata = ?, version = ? WHERE id = ?";
 const END: &str = "UPDATE sessions SET status = ?, ended_at = ?, end_reason = ?, version = ? WHERE id = ?";
-const STANDING: &str = "SELECT id, forget_at, version, last_seq, status, archived FROM sessions \
+const STANDING: &str = "SELECT id, forget_at, version, last_seq, status, archived, started_at, opened_at FROM sessions \
      WHERE tenant = ? AND session_id = ?";
+const LAST_SEQ: &str = "SELECT last_seq FROM sessions WHERE id = ?";
 const ADVANCE: &str = "UPDATE sessions SET last_seq = ? WHERE id = ?";
-/// A session from before version 2 of the schema has no `opened_at`.
-const LAST_USE: &str = "SELECT coalesce(opened_at, started_at), last_seq FROM sessions WHERE id = ?";
 const ACTIVATE: &str = "UPDATE sessions SET last_seq = ?, status = ?, version = ? WHERE id = ?";
 
 #[cfg(test)]
 pub(super) const STATEMENTS: &[&str] = &[
-    INSERT, FIND, DROP, UPDATE, END, STANDING, ADVANCE, LAST_USE, ACTIVATE,
+    INSERT, FIND, DROP, UPDATE, END, STANDING, LAST_SEQ, ADVANCE, ACTIVATE,
 ];
 
 pub(super) fn open(
@@ -166,7 +165,10 @@ pub(super) fn patch(
 
 pub(super) fn end(connection: &Connection, key: &SessionKey, end: &End, now: Timestamp) -> Result<Session> {
     let (id, mut session) = load(connection, key)?;
-    if session.end(end, now) {
+    let last_seq = connection
+        .prepare_cached(LAST_SEQ)?
+        .query_row([id], |row| row.get(0))?;
+    if session.end(end, now, last_seq) {
         connection.prepare_cached(END)?.execute(params![
             session.status.as_str(),
             session.ended_at.map(Timestamp::unix_ms),
@@ -178,42 +180,14 @@ pub(super) fn end(connection: &Connection, key: &SessionKey, end: &End, now: Tim
     Ok(session)
 }
 
-/// Ends the session unless it was used since `idle_since`; `None` when it was, or can't be ended.
-pub(super) fn end_if_idle(
-    connection: &Connection,
-    key: &SessionKey,
-    idle_since: Timestamp,
-    reason: &str,
-    now: Timestamp,
-) -> Result<Option<Session>> {
-    let id = match find(connection, key)? {
-        Some(Found::Session(id, session)) if !session.status.has_ended() => id,
-        _ => return Ok(None),
-    };
-    let mut last_use = connection.prepare_cached(LAST_USE)?;
-    let (opened_ms, last_seq): (i64, Option<i64>) =
-        last_use.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let since_ms = idle_since.unix_ms();
-    // A sequence number is the server's clock at the append, in microseconds.
-    let appended_to = last_seq.is_some_and(|seq| seq >= since_ms.saturating_mul(1_000));
-    if opened_ms >= since_ms || appended_to {
-        return Ok(None);
-    }
-    let completed = End {
-        reason: Some(reason.to_owned()),
-        ..End::default()
-    };
-    end(connection, key, &completed, now).map(Some)
-}
-
 /// What an append needs to know of its session.
 pub(super) struct Standing {
     pub(super) id: i64,
     pub(super) status: Status,
     pub(super) archived: bool,
     version: i64,
-    /// `None` before the first event.
-    last_seq: Option<i64>,
+    /// What the next event's must exceed: before the first one, there is something only where the server gave the start.
+    pub(super) last_seq: Option<i64>,
     changed: Change,
 }
 
@@ -233,10 +207,15 @@ impl Standing {
         if row.get::<_, Option<i64>>(1)?.is_some() {
             return Err(refusal::session_erased(&key.id).into());
         }
+        let opened_at = optional_time(row, 7, "opened_at")?;
+        let seq_min = opened_at
+            .map(|opened_at| Ok::<_, Fault>(Session::seq_min(time(row, 6, "started_at")?, opened_at)))
+            .transpose()?
+            .flatten();
         Ok(Self {
             id: row.get(0)?,
             version: row.get(2)?,
-            last_seq: row.get(3)?,
+            last_seq: row.get::<_, Option<i64>>(3)?.or(seq_min.map(|least| least - 1)),
             status: parsed(row, 4, "status")?,
             archived: row.get(5)?,
             changed: Change::None,
@@ -281,6 +260,16 @@ impl Standing {
     }
 }
 
+/// As [`Store::last_seqs`](crate::store::Store::last_seqs).
+pub(super) fn last_seqs(connection: &Connection, keys: &[SessionKey]) -> Result<Vec<Option<i64>>> {
+    let last_seq = |key| match Standing::load(connection, key) {
+        Ok(standing) => Ok(standing.last_seq),
+        Err(Fault::Refused(_)) => Ok(None),
+        Err(fault) => Err(fault),
+    };
+    keys.iter().map(last_seq).collect()
+}
+
 pub(super) fn list(connection: &Connection, tenant: &Tenant, query: &SessionQuery) -> Result<Page<Session>> {
     let (statement, values) = listing(tenant, query);
     let mut statement = connection.prepare_cached(&statement)?;
@@ -323,7 +312,7 @@ pub(super) fn listing(tenant: &Tenant, query: &SessionQuery) -> (String, Vec<Val
         values.push(status.as_str().to_owned().into());
     }
     if let Some(started_after) = filter.started_after {
-        statement += " AND started_at > ?";
+        statement += " AND started_at >= ?";
         values.push(started_after.unix_ms().into());
     }
     // Of two upper bounds an index takes one, so only the lower is given.

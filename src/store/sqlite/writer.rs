@@ -39,6 +39,7 @@ use super::{
 };
 use crate::{
     domain::{Error, Kind, Result},
+    in_flight::{self, Permit},
     telemetry::calls::{self, System},
 };
 
@@ -125,6 +126,7 @@ impl Writer {
                 reply,
                 bytes,
                 _room: room,
+                _permit: in_flight::permit(),
             });
             self.send(Message::Write(job)).await
         });
@@ -230,6 +232,7 @@ struct Pending<T, F> {
     bytes: usize,
     /// Given back when the job is answered.
     _room: OwnedSemaphorePermit,
+    _permit: Option<Permit>,
 }
 
 impl<T, F> Job for Pending<T, F>

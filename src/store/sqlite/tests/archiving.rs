@@ -3,13 +3,39 @@
 use super::{opening::left_by_version, *};
 use crate::{
     domain::{Pointer, SegmentName},
-    store::catalog::{Archived, Catalog, Claim, Pending, Standing},
+    store::catalog::{Affected, Archived, Catalog, Claim, Pending, Standing},
 };
 
 fn segment(n: u8) -> SegmentName {
     format!("default.1970-01-01.0198c0de7d1a7000800000000000000{n}")
         .parse()
         .unwrap()
+}
+
+/// Whether the session is idle since then, and was ended.
+async fn is_ended_as_idle(store: &SqliteStore, since: i64) -> bool {
+    let found = store.find_idle(at(since), at(900), 10).await.unwrap().sessions;
+    let Some(idle) = found.first() else { return false };
+    assert_eq!(idle.key, key("live"));
+    store.end_idle(idle, "idle", at(900)).await.unwrap().is_some()
+}
+
+/// Its start is what its caller said, and all that is known: it counts as the time at which the file was brought up to date.
+#[tokio::test]
+async fn a_session_of_version_1_that_begins_in_years_is_idle_in_the_end() {
+    let folder = left_by_version(1);
+    let begins = "UPDATE sessions SET started_at = 4000000000000 WHERE session_id = 'live'";
+    folder.stranger().execute_batch(begins).unwrap();
+    let before = now();
+    let store = folder.store();
+    assert_eq!(store.find_idle(before, before, 10).await.unwrap().sessions, []);
+    let later = now().saturating_add_ms(1);
+    assert_eq!(store.find_idle(later, later, 10).await.unwrap().sessions.len(), 1);
+}
+
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    at(i64::try_from(since.as_millis()).unwrap())
 }
 
 #[tokio::test]
@@ -24,10 +50,7 @@ async fn sessions_of_version_1_can_be_archived() {
         .await;
     assert_eq!(claimed.unwrap().len(), 1);
     // When it was opened is not known: its start counts.
-    let idle = async |since| {
-        let ended = store.end_if_idle(&key("live"), at(since), "idle", at(900)).await;
-        ended.unwrap().is_some()
-    };
+    let idle = async |since| is_ended_as_idle(&store, since).await;
     assert!(!idle(500).await);
     assert!(idle(501).await);
 }
@@ -55,17 +78,25 @@ async fn what_the_archive_kept_in_version_2_is_there() {
     assert!(!store.is_needed(&segment(3)).await.unwrap());
     assert_eq!(store.due(at(800), 10).await.unwrap(), []);
     assert_eq!(store.due(at(801), 10).await.unwrap().len(), 1);
-    let pending = Pending {
+    assert_eq!(store.pending().await.unwrap().sessions, 1);
+    // When it was erased is not known: long ago, then.
+    let affected = Affected {
+        segment: segment(1),
         sessions: 1,
-        segments: vec![segment(1)],
+        since: at(0),
     };
-    assert_eq!(store.pending(10).await.unwrap(), pending);
+    let found = store.affected(None, 10).await.unwrap();
+    assert!(found[0].since < at(1_000), "{found:?}");
+    assert_eq!(
+        found,
+        [Affected {
+            since: found[0].since,
+            ..affected
+        }]
+    );
     assert_eq!(store.runs(10).await.unwrap()[0].as_str(), r#"{"sessions":1}"#);
     // Opened at 501 by the server's clock.
-    let idle = async |since| {
-        let ended = store.end_if_idle(&key("live"), at(since), "idle", at(900)).await;
-        ended.unwrap().is_some()
-    };
+    let idle = async |since| is_ended_as_idle(&store, since).await;
     assert!(!idle(501).await);
     assert!(idle(502).await);
 }
@@ -79,11 +110,11 @@ async fn a_segment_of_many_sessions_is_forgotten_in_bounded_steps() {
     let name = segment(1).to_string();
     let fill = move |connection: &rusqlite::Connection| Ok(connection.execute(FILL, [name])?);
     store.writer.write(0, fill).await.unwrap();
-    assert_eq!(store.pending(10).await.unwrap().sessions, 6_000);
+    assert_eq!(store.pending().await.unwrap().sessions, 6_000);
     let before = store.commits();
     store.forget_segment(&segment(1)).await.unwrap();
     assert_eq!(store.commits() - before, 3);
-    assert_eq!(store.pending(10).await.unwrap(), Pending::default());
+    assert_eq!(store.pending().await.unwrap(), Pending::default());
 }
 
 #[tokio::test]

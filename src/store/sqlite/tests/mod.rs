@@ -59,7 +59,7 @@ fn session(id: &str) -> Session {
 }
 
 async fn open(store: &SqliteStore, id: &str) {
-    let opened = Store::open(store, &Tenant::default(), session(id), at(1_000)).await;
+    let opened = Store::open(store, &Tenant::default(), session(id), at(1_001)).await;
     assert!(opened.unwrap().created);
 }
 
@@ -72,8 +72,8 @@ fn event(session: &str, id: &str, text: &str) -> Append {
             payload: JsonObject::read(&format!(r#"{{"text":"{text}"}}"#), 1 << 20).unwrap(),
             timestamp: None,
         },
-        now: at(2_000),
         seq: 1,
+        reserved: false,
     }
 }
 

@@ -31,6 +31,7 @@ fn no_statement_scans_or_sorts() {
     let all = [
         sessions::STATEMENTS,
         events::STATEMENTS,
+        idle::STATEMENTS,
         erasure::STATEMENTS,
         entries::STATEMENTS,
         claims::STATEMENTS,
