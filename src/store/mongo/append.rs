@@ -4,6 +4,7 @@
 //! What can happen between the read and the insert, and what comes of it:
 //!
 //! - The session **ends**: the event is stored all the same; whoever appends after the end was acknowledged is refused.
+//!   A sweep ends no session as idle while an append to it is under way, unless that is very slow ([`idle`]).
 //! - The session ends and **is archived**: see below.
 //! - The session **is erased**: the event lands under the erased life's key, where nobody looks any more, not even
 //!   when the id is used again ([`keys`]), and upkeep removes it ([`erasure`](super::erasure)). The append
@@ -38,13 +39,14 @@ use super::{
     documents::{self, Place, Standing},
     events,
     fault::{DUPLICATE_KEY, Fault, Result},
-    inserts::{insert_many, last_sequences},
+    idle,
+    inserts::{CLOCKS_APART_MAX, insert_many, last_sequences, last_sequences_ahead},
     keys,
-    sequence::{Sequences, Taken},
+    sequence::{Proposal, Sequences, Taken},
     sessions,
 };
 use crate::{
-    domain::{self, Appended, Error, Event, SessionId, Status},
+    domain::{self, Appended, Error, Event, SessionId, Status, Timestamp},
     store::{Append, refusal},
 };
 
@@ -79,6 +81,7 @@ impl Appends<'_> {
             }
             let group = Group {
                 call: self.call,
+                concern: self.concern,
                 sequences: self.sequences,
                 batch,
                 keys: &keys,
@@ -87,7 +90,7 @@ impl Appends<'_> {
                 stored: HashMap::new(),
                 again: Vec::new(),
             };
-            group.append(open, self.concern, self.settle).await?;
+            group.append(open, self.settle).await?;
         }
         let contended = || Err(Fault::Contended.into());
         Ok(outcomes
@@ -100,6 +103,7 @@ impl Appends<'_> {
 /// A round of appending. Events go by their place in the batch.
 struct Group<'a> {
     call: &'a Call,
+    concern: &'a Document,
     sequences: &'a Sequences,
     batch: &'a [Append],
     /// The session's key of each.
@@ -123,6 +127,18 @@ struct Session {
     taken: Option<Taken>,
 }
 
+impl Session {
+    /// What is proposed for these events of its own.
+    fn proposals(&self, batch: &[Append], places: &[usize]) -> Vec<Proposal> {
+        let seq_min = self.place.seq_min.unwrap_or(i64::MIN);
+        let proposal = |&at: &usize| match batch[at].reserved {
+            true => Proposal::Reserved(batch[at].seq),
+            false => Proposal::Own(seq_min.max(batch[at].seq)),
+        };
+        places.iter().map(proposal).collect()
+    }
+}
+
 /// An event on its way into the database.
 struct Insert {
     at: usize,
@@ -130,7 +146,7 @@ struct Insert {
 }
 
 impl<'a> Group<'a> {
-    async fn append(mut self, open: Vec<usize>, concern: &Document, settle: Duration) -> Result<()> {
+    async fn append(mut self, open: Vec<usize>, settle: Duration) -> Result<()> {
         let began = Instant::now();
         let ended = self.sort(&open).await?;
         self.learn_sequences().await?;
@@ -148,10 +164,10 @@ impl<'a> Group<'a> {
 
         self.settle_sequences();
         if began.elapsed() > settle.mul_f64(SETTLED_WITHIN) {
-            self.refuse_late(concern).await?;
+            self.refuse_late().await?;
         }
         self.repeat();
-        self.activate(&open, concern).await
+        self.activate(&open).await
     }
 
     fn key(&self, at: usize) -> &'a str {
@@ -213,12 +229,13 @@ impl<'a> Group<'a> {
         Ok(ended)
     }
 
+    /// How the sessions stand. From here on a sweep of idle sessions does not end those that go on.
     async fn standings(&self, keys: impl Iterator<Item = &'a str>) -> Result<HashMap<String, Standing>> {
         let mut keys: Vec<&str> = keys.collect();
         keys.sort_unstable();
         keys.dedup();
         let keys = keys.into_iter().map(str::to_owned).collect();
-        let standings = sessions::standings(self.call, keys).await?;
+        let standings = idle::unmarked(self.call, self.concern, keys).await?;
         Ok(standings.into_iter().collect())
     }
 
@@ -246,7 +263,7 @@ impl<'a> Group<'a> {
     }
 
     /// Takes back what was said of new events that an archiver may not have met, and has their sessions looked at.
-    async fn refuse_late(&mut self, concern: &Document) -> Result<()> {
+    async fn refuse_late(&mut self) -> Result<()> {
         let is_new = |at: &usize| matches!(&self.outcomes[*at], Some(Ok(appended)) if !appended.replayed);
         let new: HashMap<&str, Vec<usize>> = self
             .sessions
@@ -272,39 +289,53 @@ impl<'a> Group<'a> {
             self.outcomes[at] = Some(Err(refusal::session_archived(&self.batch[at].key.id)));
         }
         let untidy = late.into_iter().map(|(k, _)| k).collect();
-        archive::make_untidy(self.call, untidy, concern).await
+        archive::make_untidy(self.call, untidy, self.concern).await
     }
 
-    /// Asks for the greatest numbers of sessions that this process does not know.
+    /// Asks for the numbers that the unreserved ones must exceed: the greatest one of a session that this process does not
+    /// know; of one that it knows, the greatest that other processes gave by clocks that are ahead. The latter counts only
+    /// for events that are stamped with their number, so it is asked only for sessions that get one.
     async fn learn_sequences(&self) -> Result<()> {
-        let mut unknown = Vec::new();
-        for session in self.sessions.values().filter(|session| !session.new.is_empty()) {
-            if self.sequences.knows(&session.events) {
+        let (mut unknown, mut known, mut least) = (Vec::new(), Vec::new(), i64::MAX);
+        for session in self.sessions.values() {
+            let new = session.new.iter().map(|&at| &self.batch[at]);
+            let own: Vec<_> = new.filter(|append| !append.reserved).collect();
+            let knows = self.sequences.knows(&session.events);
+            if own.is_empty() || (knows && session.place.status == Status::Initiated) {
                 continue;
             }
             if session.place.status == Status::Initiated {
-                // No event yet, or one whose append was cut short; the clock is ahead of that.
+                // No event that was acknowledged.
                 self.sequences.learn(&session.events, None);
-            } else {
+            } else if !knows {
                 unknown.push(session.events.clone());
+            } else if own.iter().any(|append| append.event.timestamp.is_none()) {
+                least = own.iter().fold(least, |least, append| least.min(append.seq));
+                known.push(session.events.clone());
             }
         }
-        if unknown.is_empty() {
-            return Ok(());
+        if !unknown.is_empty() {
+            let lasts = last_sequences(self.call, unknown.clone()).await?;
+            for session in unknown {
+                self.sequences.learn(&session, lasts.get(&session).copied());
+            }
         }
-        let lasts = last_sequences(self.call, unknown.clone()).await?;
-        for session in unknown {
-            self.sequences.learn(&session, lasts.get(&session).copied());
+        if !known.is_empty() {
+            let now = Timestamp::of_unix_us(least);
+            let ahead = last_sequences_ahead(self.call, known, now, CLOCKS_APART_MAX).await?;
+            for (session, last) in ahead {
+                self.sequences.learn(&session, Some(last));
+            }
         }
         Ok(())
     }
 
     /// The events whose number hangs on whether others of the batch are new: where numbers have to be raised, one that
-    /// turns out to be a replay must not have raised another's. With proposals from one clock there are none.
+    /// turns out to be a replay must not have raised another's. Of reserved numbers there are none.
     fn ambiguous(&self) -> Vec<usize> {
         let several = self.sessions.values().filter(|session| session.new.len() > 1);
         let ambiguous = several.filter(|session| {
-            let proposals: Vec<i64> = session.new.iter().map(|&at| self.batch[at].seq).collect();
+            let proposals = session.proposals(self.batch, &session.new);
             !self.sequences.would_give(&session.events, &proposals)
         });
         ambiguous
@@ -337,6 +368,9 @@ impl<'a> Group<'a> {
                 appended.replayed = own.get(&at) != Some(&stored.seq);
             }
             self.outcomes[at] = Some(outcome);
+            // The caller learns of this event, so an event that is appended afterwards comes after it.
+            let session = &self.sessions[self.key(at)];
+            self.sequences.met(&session.events, stored.seq);
             self.stored.insert(at, stored);
         }
         Ok(())
@@ -355,19 +389,12 @@ impl<'a> Group<'a> {
             if places.is_empty() {
                 continue;
             }
-            let proposals: Vec<i64> = places.iter().map(|&at| self.batch[at].seq).collect();
+            let proposals = session.proposals(self.batch, &places);
             let taken = self.sequences.take(&session.events, &proposals);
             exhausted.extend(&places[taken.seqs.len()..]);
             for (at, &seq) in places.into_iter().zip(&taken.seqs) {
-                let Append { key, event, now, .. } = &self.batch[at];
-                let event = Event {
-                    id: event.id.clone(),
-                    session: key.id.clone(),
-                    seq,
-                    event_type: event.event_type.clone(),
-                    payload: event.payload.clone(),
-                    timestamp: event.timestamp.unwrap_or(*now),
-                };
+                let Append { key, event, .. } = &self.batch[at];
+                let event = event.clone().accepted(key.id.clone(), seq);
                 inserts.push(Insert { at, event });
             }
             session.taken = Some(taken);
@@ -438,7 +465,7 @@ impl<'a> Group<'a> {
 
     /// Makes sessions active that have an event now. So does a replay: the append that stored the event may have been
     /// cut short.
-    async fn activate(&self, open: &[usize], concern: &Document) -> Result<()> {
+    async fn activate(&self, open: &[usize]) -> Result<()> {
         let mut activated = Vec::new();
         let settled = open
             .iter()
@@ -456,7 +483,7 @@ impl<'a> Group<'a> {
         if activated.is_empty() {
             return Ok(());
         }
-        sessions::activate(self.call, activated, concern).await
+        sessions::activate(self.call, activated, self.concern).await
     }
 }
 

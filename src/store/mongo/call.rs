@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     domain::{self, Error, Kind},
+    in_flight,
     telemetry::calls::{self, System},
 };
 
@@ -240,7 +241,7 @@ impl Call {
         T: Send + 'static,
     {
         let permit = Arc::clone(&self.permit);
-        let task = tokio::spawn(async move {
+        let task = in_flight::spawn(async move {
             let outcome = timeout(time_max + ABANDONED_TIME_MAX, work).await;
             drop(permit);
             outcome

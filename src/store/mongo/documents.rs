@@ -13,13 +13,21 @@
 //! `sweepAt` is when upkeep next looks for events that an erasure left behind; see [`erasure`](super::erasure).
 //! `openedAt` is when the session was opened, by the server's clock.
 //!
+//! What a session has while it goes on; see [`idle`](super::idle):
+//!
+//! ```text
+//! usedAt: ISODate(…)                                          the last use that a sweep knows of; at first the opening
+//! idle: { by: "0198…", until: ISODate(…) }                    a sweep is about to end it, and others leave it alone until then
+//! ```
+//!
 //! What the archive keeps on a session; see [`archive`](super::archive):
 //!
 //! ```text
 //! archive: { segment: "default.2026-09-01.0198…", firstRow: 1200, rows: 57 }   it is archived, and `archived` is true
-//! epoch: 3                                                    grows with every claim; 0 where it is not there
+//! epoch: 1790000000000          grows with every claim and erasure, to the database's clock at least; 0 where it is not there
 //! claim: { owner: "default.2026-09-01.0198…", until: ISODate(…) }   somebody archives or restores it until then
 //! left: ["default.2026-08-30.0197…"]                          segments that may hold bytes of it besides; never empty
+//!                               (`default.1970-01-01.000…`: the erasure marker that is still owed to the archive)
 //! tidyAt: ISODate(…)                                          when its hot events are looked at next
 //! restoredAt: ISODate(…)                                      when it was brought back last
 //! ```
@@ -77,6 +85,10 @@ pub(super) struct Place {
     pub(super) pointer: Option<Pointer>,
     /// There is a claim, whether it stands or not.
     pub(super) is_claimed: bool,
+    /// As [`Session::seq_min`].
+    pub(super) seq_min: Option<i64>,
+    /// A sweep of idle sessions has marked it.
+    pub(super) is_marked_idle: bool,
 }
 
 /// What a session's document holds besides the session.
@@ -135,6 +147,7 @@ pub(super) fn session(tenant: &Tenant, session: &Session, besides: &Bookkeeping)
     document.boolean("archived", session.archived);
     if let Some(opened_at) = besides.opened_at {
         document.date("openedAt", opened_at);
+        document.date("usedAt", opened_at);
     }
     if let Some(number) = besides.life.number() {
         document.integer("life", number);
@@ -203,16 +216,30 @@ pub(super) fn read_standing(document: &RawDocument) -> Result<Standing> {
     if fields.get("erased")?.is_some() {
         return Ok(Standing::Erased);
     }
+    let start = fields.optional_date("startedAt")?;
+    let opening = start.zip(fields.optional_date("openedAt")?);
     Ok(Standing::Session(Place {
         status: fields.parsed("status")?,
         life: fields.life()?,
         epoch: fields.epoch()?,
         pointer: fields.pointer()?,
         is_claimed: fields.get("claim")?.is_some(),
+        is_marked_idle: fields.get("idle")?.is_some(),
+        seq_min: opening.and_then(|(started_at, opened_at)| Session::seq_min(started_at, opened_at)),
     }))
 }
 
-pub(super) const STANDING_FIELDS: [&str; 6] = ["status", "life", "erased", "epoch", "archive", "claim"];
+pub(super) const STANDING_FIELDS: [&str; 9] = [
+    "status",
+    "life",
+    "erased",
+    "epoch",
+    "archive",
+    "claim",
+    "idle",
+    "startedAt",
+    "openedAt",
+];
 
 /// The fields of a stored document: what does not read back as what was written is a fault of the store's.
 pub(super) struct Fields<'a>(pub(super) &'a RawDocument);
@@ -309,6 +336,29 @@ impl<'a> Fields<'a> {
             first_row: row("firstRow")?,
             rows: row("rows")?,
         }))
+    }
+
+    /// Whether the session's pointer, its `left` or its last claim names the segment.
+    pub(super) fn knows(&self, segment: &SegmentName) -> Result<bool> {
+        let name = segment.to_string();
+        let is_it =
+            |value: Option<RawBsonRef<'_>>| value.and_then(|value| value.as_str()) == Some(name.as_str());
+        let of = |field: &'static str, part: &'static str| -> Result<bool> {
+            let Some(field) = self.get(field)? else {
+                return Ok(false);
+            };
+            let document = field.as_document().ok_or(Fault::Stored(part))?;
+            Ok(is_it(Fields(document).get(part)?))
+        };
+        if of("archive", "segment")? || of("claim", "owner")? {
+            return Ok(true);
+        }
+        let Some(left) = self.get("left")? else {
+            return Ok(false);
+        };
+        let left = left.as_array().ok_or(Fault::Stored("left"))?;
+        let mut names = left.into_iter().filter_map(std::result::Result::ok);
+        Ok(names.any(|value| is_it(Some(value))))
     }
 
     pub(super) fn life(&self) -> Result<Life> {

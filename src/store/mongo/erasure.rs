@@ -14,8 +14,9 @@
 //! again over the tombstone; if it was forgotten first, the first life's keys are used anew, which is why a tombstone
 //! stands for a day at least.
 //!
-//! Of a session that was archived, the tombstone also lists the segments that may hold bytes of it, in `left`. The archive
-//! takes them off when it has removed the bytes, and until then the tombstone stands, even past `forgetAt`.
+//! Of a session that was archived, the tombstone also lists the segments that may hold bytes of it, in `left`, and with them
+//! the erasure marker that the archive still has to write. The archive takes them off when that is written and the bytes
+//! are removed, and until then the tombstone stands, even past `forgetAt`.
 
 use mongodb::{
     bson::{Bson, Document, doc},
@@ -56,17 +57,87 @@ pub(super) async fn erase(
             _ => return Ok(()),
         },
     };
-    let k = keys::of_session(key);
-    if let Err(fault) = sweep_now(call, &k, tombstone, options).await {
+    clear(call, &keys::of_session(key), tombstone, options).await;
+    Ok(())
+}
+
+/// As [`erase`], of the session that the filter names by its `_id` and more, which was erased before: no marker is owed for
+/// it. Says whether there was one.
+pub(super) async fn erase_again(
+    call: &Call,
+    filter: Document,
+    forget_at: Timestamp,
+    options: &MongoOptions,
+) -> Result<bool> {
+    let k = filter.get_str("_id").map(str::to_owned);
+    let k = k.map_err(|_| Fault::Stored("_id"))?;
+    let Some(buried) = bury_where(call, filter, tombstone(forget_at)).await? else {
+        return Ok(false);
+    };
+    clear(call, &k, buried, options).await;
+    Ok(true)
+}
+
+/// Deletes the events of a session that was just buried. What can't be deleted now is left to upkeep.
+pub(super) async fn clear(call: &Call, k: &str, tombstone: Tombstone, options: &MongoOptions) {
+    if let Err(fault) = sweep_now(call, k, tombstone, options).await {
         tracing::warn!(%fault, "the events of an erased session are left to upkeep");
     }
-    Ok(())
+}
+
+impl Tombstone {
+    /// When to look for events of appends that had read the session before it was erased.
+    pub(super) fn stragglers_at(&self) -> Timestamp {
+        self.at.saturating_add_ms(STRAGGLERS_AFTER_MS).min(self.forget_at)
+    }
+}
+
+/// A session that was erased.
+pub(super) struct Buried {
+    pub(super) k: String,
+    pub(super) tombstone: Tombstone,
+}
+
+/// Those of these sessions that are erased.
+pub(super) async fn buried(call: &Call, ks: Vec<String>) -> Result<Vec<Buried>> {
+    let sessions = call.sessions();
+    call.read("find sessions", move |attempt| {
+        let sessions = sessions.clone();
+        let count = u32::try_from(ks.len()).unwrap_or(u32::MAX);
+        let filter = doc! { "_id": { "$in": &ks }, "erased": { "$exists": true } };
+        async move {
+            let mut found = sessions
+                .find(filter)
+                .projection(looked_at())
+                .hint(Hint::Name("_id_".to_owned()))
+                .batch_size(count.saturating_add(1))
+                .max_time(attempt.time_max)
+                .comment(Bson::from("colloquy: expire"))
+                .await?;
+            let mut buried = Vec::new();
+            while found.advance().await? {
+                let fields = Fields(found.current());
+                buried.push(Buried {
+                    k: fields.text("_id")?.to_owned(),
+                    tombstone: fields.tombstone()?.ok_or(Fault::Stored("tombstone"))?,
+                });
+            }
+            Ok(buried)
+        }
+    })
+    .await
 }
 
 /// Puts a tombstone in the session's place; `None` when there is no session.
 async fn bury(call: &Call, key: &SessionKey, forget_at: Timestamp) -> Result<Option<Tombstone>> {
     let filter = doc! { "_id": keys::of_session(key), "erased": { "$exists": false } };
-    let tombstone = tombstone(forget_at);
+    let mut tombstone = tombstone(forget_at);
+    let left = archive::left_or_marker(vec!["$archive.segment".into(), "$claim.owner".into()]);
+    tombstone.insert("left", left);
+    bury_where(call, filter, tombstone).await
+}
+
+async fn bury_where(call: &Call, filter: Document, tombstone: Document) -> Result<Option<Tombstone>> {
     let sessions = call.sessions();
     let buried = call
         .run("findAndModify sessions", move |attempt| {
@@ -100,18 +171,14 @@ pub(super) fn tombstone(forget_at: Timestamp) -> Document {
         "erased": { "at": "$$NOW", "forgetAt": { "$literal": date(forget_at) } },
         "life": "$life",
         "sweepAt": "$$NOW",
-        "epoch": "$epoch",
+        "epoch": archive::next_epoch(),
         "left": archive::left_with(vec!["$archive.segment".into(), "$claim.owner".into()]),
     }
 }
 
 async fn sweep_now(call: &Call, k: &str, tombstone: Tombstone, options: &MongoOptions) -> Result<()> {
     while purge(call, k, None, options.purge_events_max).await? > 0 {}
-    let next = tombstone
-        .at
-        .saturating_add_ms(STRAGGLERS_AFTER_MS)
-        .min(tombstone.forget_at);
-    postpone(call, k, tombstone.sweep_at, Some(next)).await
+    postpone(call, k, tombstone.sweep_at, Some(tombstone.stragglers_at())).await
 }
 
 /// Deletes some of the events under a session's key, those of every life but `but`; gives how many.
@@ -197,6 +264,11 @@ pub(super) async fn upkeep(call: &Call, now: Timestamp, options: &MongoOptions) 
     }
 }
 
+/// The fields that say what there is to look for.
+fn looked_at() -> Document {
+    doc! { "_id": 1, "erased": 1, "life": 1, "sweepAt": 1, "epoch": 1, "left": 1 }
+}
+
 /// A session that upkeep has to look at.
 struct Due {
     k: String,
@@ -214,7 +286,7 @@ async fn due(call: &Call, now: Timestamp, sessions_max: u32) -> Result<Vec<Due>>
         async move {
             let mut found = sessions
                 .find(doc! { "sweepAt": { "$lte": date(now) } })
-                .projection(doc! { "_id": 1, "erased": 1, "life": 1, "sweepAt": 1, "epoch": 1, "left": 1 })
+                .projection(looked_at())
                 .hint(Hint::Name(BY_SWEEP.to_owned()))
                 .sort(doc! { "sweepAt": 1 })
                 .limit(i64::from(sessions_max))

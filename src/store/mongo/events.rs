@@ -11,8 +11,8 @@
 //! good when the session was hot under the same epoch before they were read, and else are read once more. A session that
 //! nobody ever claimed has the epoch 0, which is what is assumed at first.
 //!
-//! A page is one range of the index `{session, timestamp, seq}`, from exactly where the last page ended. The index
-//! does not hold the event's id, which orders events of one timestamp and one `seq`: so few, if any, that they are put in
+//! A page is one range of the index `{session, timestamp, seq, type}`, from exactly where the last page ended; a filter by
+//! type is tested on the keys ([`covered`]). The index does not hold the event's id, which orders events of one timestamp and one `seq`: so few, if any, that they are put in
 //! order here. Two events share a `seq` only when two processes gave it at the same microsecond.
 
 use mongodb::{
@@ -22,6 +22,7 @@ use mongodb::{
 
 use super::{
     call::Call,
+    covered,
     documents::{self, Place, date},
     fault::Result,
     keys::{self, Life},
@@ -159,7 +160,7 @@ fn hot(page: Page<Event>, place: Place) -> HotEvents {
 
 async fn page_of(call: &Call, key: &SessionKey, life: Life, query: &EventQuery) -> Result<Page<Event>> {
     let session = keys::of_events(&keys::of_session(key), life);
-    let Some(range) = Range::of(&session, query) else {
+    let Some(filter) = filter(&session, query) else {
         return Ok(Page {
             items: Vec::new(),
             has_more: false,
@@ -168,7 +169,7 @@ async fn page_of(call: &Call, key: &SessionKey, life: Life, query: &EventQuery) 
     // One more to know whether there are more, and one that may be where the last page ended.
     let mut wanted = query.limit.get() + 2;
     loop {
-        if let Some(page) = read_page(call, key, query, range.clone(), wanted).await? {
+        if let Some(page) = read_page(call, key, query, &filter, wanted).await? {
             return Ok(page);
         }
         // So many events at one place that they have to be read further.
@@ -181,18 +182,16 @@ async fn read_page(
     call: &Call,
     key: &SessionKey,
     query: &EventQuery,
-    range: Range,
+    filter: &Document,
     wanted: usize,
 ) -> Result<Option<Page<Event>>> {
-    let (events, key, query) = (call.events(), key.clone(), query.clone());
+    let (events, key, query, filter) = (call.events(), key.clone(), query.clone(), filter.clone());
     call.read("find events", move |attempt| {
-        let (events, key, query, range) = (events.clone(), key.clone(), query.clone(), range.clone());
+        let (events, key, query, filter) = (events.clone(), key.clone(), query.clone(), filter.clone());
         async move {
             let mut found = events
-                .find(range.filter)
+                .find(filter)
                 .hint(Hint::Name(IN_ORDER.to_owned()))
-                .min(range.from)
-                .max(range.to)
                 .sort(match query.order {
                     Order::Ascending => doc! { "timestamp": 1, "seq": 1 },
                     Order::Descending => doc! { "timestamp": -1, "seq": -1 },
@@ -308,59 +307,51 @@ fn is_behind(event: &Event, query: &EventQuery) -> bool {
     }
 }
 
-#[derive(Debug, Clone)]
-struct Range {
-    filter: Document,
-    /// Inclusive.
-    from: Document,
-    /// Exclusive.
-    to: Document,
-}
-
-impl Range {
-    /// `None` where the bounds leave nothing.
-    fn of(session: &str, query: &EventQuery) -> Option<Self> {
-        let place = |at: Bson, seq: Bson| doc! { "session": session, "timestamp": at, "seq": seq };
-        let (since, until) = (query.filter.since, query.filter.until);
-        let (after, before) = match query.order {
-            Order::Ascending => (query.after.as_ref(), None),
-            Order::Descending => (None, query.after.as_ref()),
-        };
-        let from = match (after, since) {
-            (Some(after), since) if since.is_none_or(|since| after.timestamp >= since) => {
-                place(date(after.timestamp).into(), after.seq.into())
-            }
-            (_, Some(since)) => place(date(since).into(), Bson::MinKey),
-            (_, None) => place(Bson::MinKey, Bson::MinKey),
-        };
-        let to = match (before, until) {
-            (Some(before), until) if until.is_none_or(|until| before.timestamp < until) => {
-                // Inclusive, since an event at the very place may have a lower id.
-                place(date(before.timestamp).into(), just_above(before.seq))
-            }
-            (_, Some(until)) => place(date(until).into(), Bson::MinKey),
-            (_, None) => place(Bson::MaxKey, Bson::MaxKey),
-        };
-        let first = since.max(after.map(|after| after.timestamp));
-        let last = before.map(|before| before.timestamp);
-        let nothing_until = first.zip(until).is_some_and(|(first, until)| first >= until);
-        let nothing_before = first.zip(last).is_some_and(|(first, last)| first > last);
-        (!nothing_until && !nothing_before).then(|| Self {
-            filter: filter(session, query),
-            from,
-            to,
-        })
+/// What a page asks for; `None` where its bounds leave nothing.
+///
+/// Behind a position there are two ranges of the index, which the server merges: the other events of that time, and
+/// those of the times behind it. Each names the session and the type: with either beside the `$or`, the planner has a
+/// second plan, one range from the start of the session on, and takes that for good if it is the better one once.
+fn filter(session: &str, query: &EventQuery) -> Option<Document> {
+    let (since, until) = (query.filter.since, query.filter.until);
+    if since.zip(until).is_some_and(|(since, until)| since >= until) {
+        return None;
     }
-}
-
-fn filter(session: &str, query: &EventQuery) -> Document {
     let mut filter = doc! { "session": session };
     if let Some(event_type) = &query.filter.event_type {
-        filter.insert("type", event_type.as_str());
+        filter.insert("type", covered::is(event_type.as_str()));
     }
-    filter
-}
-
-fn just_above(seq: i64) -> Bson {
-    seq.checked_add(1).map_or(Bson::MaxKey, Bson::from)
+    let mut times = Document::new();
+    times.extend(since.map(|since| ("$gte".to_owned(), date(since).into())));
+    times.extend(until.map(|until| ("$lt".to_owned(), date(until).into())));
+    let Some(after) = &query.after else {
+        if !times.is_empty() {
+            filter.insert("timestamp", times);
+        }
+        return Some(filter);
+    };
+    let is_before = since.is_some_and(|since| after.timestamp < since);
+    let is_behind = until.is_some_and(|until| after.timestamp >= until);
+    let (narrower, seqs) = match query.order {
+        Order::Ascending if is_behind => return None,
+        Order::Descending if is_before => return None,
+        // The position lies outside, and all that is asked for is behind it.
+        Order::Ascending | Order::Descending if is_before || is_behind => {
+            filter.insert("timestamp", times);
+            return Some(filter);
+        }
+        Order::Ascending => {
+            times.remove("$gte");
+            ("$gt", doc! { "$gte": after.seq })
+        }
+        Order::Descending => {
+            times.remove("$lt");
+            ("$lt", doc! { "$lte": after.seq })
+        }
+    };
+    times.insert(narrower, date(after.timestamp));
+    let mut of_that_time = filter.clone();
+    of_that_time.extend(doc! { "timestamp": date(after.timestamp), "seq": seqs });
+    filter.insert("timestamp", times);
+    Some(doc! { "$or": [of_that_time, filter] })
 }

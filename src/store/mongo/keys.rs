@@ -48,6 +48,13 @@ pub(super) fn of_session(key: &SessionKey) -> String {
     format!("{:04x}:{rest}", xxh3_64(rest.as_bytes()) >> 48)
 }
 
+/// The session that has this key.
+pub(super) fn session_of(k: &str) -> Option<SessionKey> {
+    let (_, rest) = k.split_once(':')?;
+    let (tenant, id) = rest.split_once('/')?;
+    Some(SessionKey::new(tenant.parse().ok()?, id.parse().ok()?))
+}
+
 /// The key that the events of one life of a session share.
 pub(super) fn of_events(session: &str, life: Life) -> String {
     match life.number() {
@@ -87,6 +94,7 @@ mod tests {
             ("a", "b", "48f7:a/b"),
         ] {
             assert_eq!(of_session(&key(tenant, id)), golden);
+            assert_eq!(session_of(golden), Some(key(tenant, id)));
         }
         let session = of_session(&key("default", "s-1"));
         let second = Life::FIRST.next();

@@ -6,7 +6,8 @@
 //! - A write is acknowledged when a majority has it in its journal (I1), and reads go to the primary and see what a
 //!   majority has (I3). No transactions: each change is one statement on one document, with a condition that holds
 //!   once, so whoever is second learns it, and everything can be repeated.
-//! - Appends share an insert; see `append`. Erasure is a tombstone first; see `erasure`. What the archive needs: see `archive`.
+//! - Appends share an insert; see `append`. Erasure is a tombstone first; see `erasure`. Sessions that nobody ended: see `idle`.
+//!   What the archive needs: see `archive`.
 //! - A call has a time limit, for the server too, and ends as [`Kind::Unavailable`]; see `call` and `fault`.
 //! - The database is prepared by `colloquy init`, never by serving; see `setup`.
 //!
@@ -23,7 +24,7 @@ use mongodb::{
     bson::{Document, doc},
 };
 
-use super::{Append, HotEvent, HotEvents, Opened, Store, Upkeep};
+use super::{Append, HotEvent, HotEvents, Idle, IdleFound, Opened, Store, Upkeep};
 use crate::domain::{
     Appended, End, Error, EventId, EventQuery, Expected, Kind, Page, Result, Session, SessionKey,
     SessionPatch, SessionQuery, Tenant, Timestamp,
@@ -34,10 +35,12 @@ mod archive;
 mod bulk;
 mod call;
 mod connect;
+mod covered;
 mod documents;
 mod erasure;
 mod events;
 mod fault;
+mod idle;
 mod inserts;
 mod keys;
 mod listing;
@@ -50,6 +53,7 @@ mod setup;
 use append::Appends;
 use call::Calls;
 use connect::Connection;
+use idle::Sweep;
 use sequence::Sequences;
 pub use setup::{CHUNKS_DEFAULT, CHUNKS_MAX, Finding, Report, State};
 use setup::{Mode, admin::Server};
@@ -186,8 +190,23 @@ impl MongoStore {
 /// # Errors
 /// [`Kind::Unavailable`]: it could not be done.
 pub async fn init(url: &str, options: &MongoOptions, chunks: u32) -> Result<Report> {
+    initialise(url, options, chunks, false).await
+}
+
+/// As [`init`], and drops the indexes that only earlier versions use: none of their processes may still run.
+///
+/// # Errors
+/// As [`init`].
+pub async fn init_and_drop_superseded(url: &str, options: &MongoOptions, chunks: u32) -> Result<Report> {
+    initialise(url, options, chunks, true).await
+}
+
+async fn initialise(url: &str, options: &MongoOptions, chunks: u32, drop_superseded: bool) -> Result<Report> {
     let connection = Connection::open(url, options).await?;
-    let mode = Mode::Init { chunks };
+    let mode = Mode::Init {
+        chunks,
+        drop_superseded,
+    };
     let report = connection.setup(mode, options.setup_time_max).await;
     leave(connection.client, options.call_time_max).await;
     report
@@ -291,6 +310,11 @@ impl Store for MongoStore {
         Ok(appends.append(&batch).await?)
     }
 
+    async fn last_seqs(&self, keys: &[SessionKey]) -> Result<Vec<Option<i64>>> {
+        let call = self.calls.begin().await?;
+        Ok(sessions::last_seqs(&call, keys).await?)
+    }
+
     async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<HotEvents> {
         let call = self.calls.begin().await?;
         Ok(events::page(&call, key, query).await?)
@@ -330,6 +354,22 @@ impl Store for MongoStore {
     async fn upkeep(&self, now: Timestamp) -> Result<Upkeep> {
         let call = self.calls.begin().await?;
         Ok(erasure::upkeep(&call, now, &self.options).await?)
+    }
+
+    async fn find_idle(&self, idle_since: Timestamp, now: Timestamp, limit: usize) -> Result<IdleFound> {
+        let sweep = Sweep {
+            calls: &self.calls,
+            concern: &self.concern,
+            settle: self.options.append_settle,
+            idle_since,
+            now,
+        };
+        sweep.find(limit).await
+    }
+
+    async fn end_idle(&self, idle: &Idle, reason: &str, now: Timestamp) -> Result<Option<Session>> {
+        let call = self.calls.begin().await?;
+        Ok(idle::end(&call, idle, reason, now).await?)
     }
 
     async fn close(&self) {

@@ -1,5 +1,7 @@
 //! Statements about sessions. Each names its session's `_id`, which is the shard key.
 
+use std::{collections::HashMap, time::Duration};
+
 use mongodb::{
     bson::{Bson, Document, RawDocument, RawDocumentBuf, doc},
     options::ReturnDocument,
@@ -10,6 +12,7 @@ use super::{
     call::Call,
     documents::{self, Bookkeeping, Place, Standing, Stored, Tombstone, date},
     fault::{Fault, Result},
+    inserts::{last_sequences, last_sequences_ahead},
     keys::{self, Life},
     payload,
 };
@@ -313,6 +316,10 @@ async fn replace_version(
 
 pub(super) async fn end(call: &Call, key: &SessionKey, end: &End, now: Timestamp) -> Result<Session> {
     let filter = doc! { "_id": keys::of_session(key), "status": { "$in": going_on() } };
+    let now = match end.ended_at {
+        Some(_) => now,
+        None => now.max(last_stamp(call, key, now).await?),
+    };
     for round in 0..ROUNDS_MAX {
         if round > 0 {
             call.pause(round.min(3)).await?;
@@ -329,27 +336,70 @@ pub(super) async fn end(call: &Call, key: &SessionKey, end: &End, now: Timestamp
     Err(Fault::Contended)
 }
 
+/// The time of the last event that was stamped by a clock ahead of `now`; `now` where there is none.
+async fn last_stamp(call: &Call, key: &SessionKey, now: Timestamp) -> Result<Timestamp> {
+    let place = place(call, key).await?;
+    if place.status.has_ended() {
+        return Ok(now);
+    }
+    let events = keys::of_events(&keys::of_session(key), place.life);
+    let ahead = last_sequences_ahead(call, vec![events], now, Duration::MAX).await?;
+    Ok(ahead.into_values().max().map_or(now, Timestamp::of_unix_us))
+}
+
+/// For each session the number that the `seq` of its next event must exceed.
+pub(super) async fn last_seqs(call: &Call, keys: &[SessionKey]) -> Result<Vec<Option<i64>>> {
+    let names: Vec<_> = keys.iter().map(keys::of_session).collect();
+    let standings: HashMap<_, _> = standings(call, names.clone()).await?.into_iter().collect();
+    let place = |k: &String| match standings.get(k)? {
+        Standing::Session(place) => Some((keys::of_events(k, place.life), place)),
+        Standing::Erased => None,
+    };
+    let begun = names.iter().filter_map(place);
+    let begun = begun.filter(|(_, place)| place.status != Status::Initiated);
+    let begun: Vec<_> = begun.map(|(events, _)| events).collect();
+    let lasts = match begun.is_empty() {
+        true => HashMap::new(),
+        false => last_sequences(call, begun).await?,
+    };
+    let last_seq = |k: &String| {
+        let (events, place) = place(k)?;
+        lasts
+            .get(&events)
+            .copied()
+            .max(place.seq_min.map(|least| least - 1))
+    };
+    Ok(names.iter().map(last_seq).collect())
+}
+
 /// The statuses of sessions that have not ended.
 pub(super) fn going_on() -> Vec<&'static str> {
     let going_on = Status::ALL.iter().filter(|status| !status.has_ended());
     going_on.map(|status| status.as_str()).collect()
 }
 
-/// Ends the session that is as `filter` says; else also gives whether an earlier try of this may have done so.
+/// Ends the session that is as `filter` says; else also gives whether an earlier try of this may have done so. Where `end`
+/// does not say when, that is `now`, or its start if that is later.
 pub(super) async fn end_where(
     call: &Call,
     filter: Document,
     end: &End,
     now: Timestamp,
 ) -> Result<(Option<Session>, bool)> {
+    let ended_at = match end.ended_at {
+        Some(ended_at) => date(ended_at).into(),
+        None => Bson::from(doc! { "$max": [date(now), "$startedAt"] }),
+    };
     let mut set = doc! {
         "status": Status::from(end.status).as_str(),
-        "endedAt": date(end.ended_at.unwrap_or(now)),
+        "endedAt": ended_at,
+        "version": { "$add": ["$version", 1_i64] },
     };
     if let Some(reason) = &end.reason {
-        set.insert("endReason", reason);
+        // As it is: a text that begins with a dollar sign would name a field.
+        set.insert("endReason", doc! { "$literal": reason });
     }
-    let change = doc! { "$set": set, "$inc": { "version": 1_i64 } };
+    let change = vec![doc! { "$set": set }, doc! { "$unset": ["usedAt", "idle"] }];
     let sessions = call.sessions();
     call.run("findAndModify sessions", move |attempt| {
         let (sessions, filter, change) = (sessions.clone(), filter.clone(), change.clone());

@@ -7,11 +7,11 @@ use mongodb::{
     options::Hint,
 };
 
-use super::{claim_stands, from_now, left_with, statement, update, while_claimed};
+use super::{claim_stands, from_now, left_with, next_epoch, statement, update, while_claimed};
 use crate::{
     domain::{Pointer, SegmentName, SessionKey},
     store::{
-        catalog::{Claim, Claimed},
+        catalog::{Claim, Claimed, Written},
         mongo::{call::Call, documents::Fields, fault::Result, keys},
     },
 };
@@ -30,7 +30,7 @@ pub(super) async fn claim(
     }
     let ks: Vec<String> = sessions.iter().map(keys::of_session).collect();
     let change = doc! {
-        "epoch": { "$add": [{ "$ifNull": ["$epoch", 0_i64] }, 1_i64] },
+        "epoch": next_epoch(),
         "claim": { "owner": { "$literal": owner.to_string() }, "until": from_now(lease) },
         "left": left_with(vec!["$claim.owner".into()]),
     };
@@ -94,10 +94,18 @@ pub(super) async fn release(
     concern: &Document,
     claimed: &[Claimed],
     owner: &SegmentName,
+    written: Written,
 ) -> Result<()> {
     let given_up = claimed.iter().map(|claimed| {
         let filter = while_claimed(keys::of_session(&claimed.key), claimed.epoch, owner);
-        statement(filter, vec![doc! { "$unset": "claim" }])
+        let mut change = vec![doc! { "$unset": "claim" }];
+        if written == Written::Maybe {
+            change.insert(
+                0,
+                doc! { "$set": { "left": left_with(vec!["$claim.owner".into()]) } },
+            );
+        }
+        statement(filter, change)
     });
     update(call, concern, "colloquy: claim", given_up).await
 }

@@ -1,6 +1,9 @@
 //! Pointers, and the hot events of sessions that have one.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use mongodb::{
     bson::{Bson, Document, doc},
@@ -11,7 +14,7 @@ use super::{claim_stands, from_now, left_with, statement, update, while_claimed}
 use crate::{
     domain::{EventId, Pointer, SegmentName, SessionKey},
     store::{
-        catalog::{self, Archived, Commit},
+        catalog::{self, Archived, Commit, Copies},
         mongo::{
             call::Call,
             documents::{self, Fields, Place, Standing},
@@ -28,16 +31,19 @@ pub(super) async fn commit(
     concern: &Document,
     commits: &[Commit],
     owner: &SegmentName,
+    copies: Copies,
 ) -> Result<Vec<bool>> {
     let pointed = commits.iter().map(|commit| {
         let mut filter = while_claimed(keys::of_session(&commit.key), commit.epoch, owner);
         filter.insert("version", commit.version);
-        let change = doc! {
+        let mut change = doc! {
             "left": left_with(vec!["$archive.segment".into()]),
             "archive": { "$literal": documents::archive(&commit.pointer) },
             "archived": true,
-            "tidyAt": "$$NOW",
         };
+        if copies == Copies::Made {
+            change.insert("tidyAt", "$$NOW");
+        }
         statement(filter, vec![doc! { "$set": change }, doc! { "$unset": "claim" }])
     });
     update(call, concern, "colloquy: commit", pointed).await?;
@@ -83,6 +89,40 @@ pub(super) async fn standings(call: &Call, keys: &[SessionKey]) -> Result<Vec<ca
         },
     };
     Ok(keys.iter().zip(ks).map(standing).collect())
+}
+
+pub(super) async fn known(call: &Call, segment: &SegmentName, keys: &[SessionKey]) -> Result<Vec<bool>> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ks: Vec<String> = keys.iter().map(keys::of_session).collect();
+    let (sessions, segment, wanted) = (call.sessions(), segment.clone(), ks.clone());
+    let knowing: HashSet<String> = call
+        .read("find sessions", move |attempt| {
+            let (sessions, segment) = (sessions.clone(), segment.clone());
+            let count = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
+            let filter = doc! { "_id": { "$in": &wanted } };
+            async move {
+                let mut found = sessions
+                    .find(filter)
+                    .hint(Hint::Name("_id_".to_owned()))
+                    .projection(doc! { "archive.segment": 1, "claim.owner": 1, "left": 1 })
+                    .batch_size(count.saturating_add(1))
+                    .max_time(attempt.time_max)
+                    .comment(Bson::from("colloquy: standing"))
+                    .await?;
+                let mut knowing = HashSet::new();
+                while found.advance().await? {
+                    let fields = Fields(found.current());
+                    if fields.knows(&segment)? {
+                        knowing.insert(fields.text("_id")?.to_owned());
+                    }
+                }
+                Ok(knowing)
+            }
+        })
+        .await?;
+    Ok(ks.iter().map(|k| knowing.contains(k)).collect())
 }
 
 /// Deletes events of a session that is archived under `epoch`. The condition on each event is what makes it safe: an
@@ -176,7 +216,7 @@ pub(super) async fn with_hot_events(call: &Call, sessions: &[SessionKey]) -> Res
 }
 
 /// Those of these keys of sessions' events that there are events under: the index tells, by its first entry of each.
-async fn with_events(call: &Call, wanted: Vec<String>) -> Result<Vec<String>> {
+pub(super) async fn with_events(call: &Call, wanted: Vec<String>) -> Result<Vec<String>> {
     let events = call.events();
     call.read("aggregate events", move |attempt| {
         let events = events.clone();

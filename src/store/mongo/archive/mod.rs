@@ -3,9 +3,10 @@
 //!
 //! - `claims`: who may archive or restore a session at the moment.
 //! - `commits`: pointers, and the hot events that they make superfluous.
-//! - `restore`: events on their way back, and sessions that are found in the archive when the store was lost.
+//! - `restore`: events on their way back.
+//! - `adoption`: copies that are found in the archive, when the store was lost or set back.
+//! - `expiry`: archived sessions whose time is over, many at a time.
 //! - `listing`: what there is to do, and which segments are in use. All of it asks every shard.
-//! - `idle`: the end of sessions that nobody ended.
 //! - `runs`: the records of what was done.
 //!
 //! Whether a claim stands is asked in the condition of the very statement that depends on it, of the database's own
@@ -21,15 +22,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mongodb::bson::{Bson, Document, doc};
 
-use super::{MongoStore, bulk::Bulk, call::Call, documents::Stored, fault::Result, sessions};
+use super::{MongoStore, bulk::Bulk, call::Call, fault::Result};
 use crate::{
     domain::{self, Event, EventId, JsonObject, SegmentName, Session, SessionKey, Timestamp},
-    store::catalog::{Adopted, Archived, Catalog, Claim, Claimed, Commit, Due, Pending, Standing},
+    store::catalog::{
+        Adopted, Affected, Archived, Catalog, Claim, Claimed, Commit, Copies, Due, Pending, Standing,
+        Unmarked, Written,
+    },
 };
 
+mod adoption;
 mod claims;
 mod commits;
-mod idle;
+mod expiry;
 mod listing;
 mod restore;
 mod runs;
@@ -66,14 +71,24 @@ impl Catalog for MongoStore {
         Ok(claims::renew(&call, &self.concern, claimed, owner, lease).await?)
     }
 
-    async fn release(&self, claimed: &[Claimed], owner: &SegmentName) -> domain::Result<()> {
+    async fn release(
+        &self,
+        claimed: &[Claimed],
+        owner: &SegmentName,
+        written: Written,
+    ) -> domain::Result<()> {
         let call = self.calls.begin().await?;
-        Ok(claims::release(&call, &self.concern, claimed, owner).await?)
+        Ok(claims::release(&call, &self.concern, claimed, owner, written).await?)
     }
 
     async fn commit(&self, commits: &[Commit], owner: &SegmentName) -> domain::Result<Vec<bool>> {
         let call = self.calls.begin().await?;
-        Ok(commits::commit(&call, &self.concern, commits, owner).await?)
+        Ok(commits::commit(&call, &self.concern, commits, owner, Copies::Made).await?)
+    }
+
+    async fn commit_moved(&self, commits: &[Commit], owner: &SegmentName) -> domain::Result<Vec<bool>> {
+        let call = self.calls.begin().await?;
+        Ok(commits::commit(&call, &self.concern, commits, owner, Copies::Moved).await?)
     }
 
     async fn delete_archived(
@@ -122,10 +137,24 @@ impl Catalog for MongoStore {
         Ok(commits::standings(&call, keys).await?)
     }
 
-    async fn is_pending(&self, key: &SessionKey) -> domain::Result<bool> {
+    async fn owed_marker(&self, key: &SessionKey) -> domain::Result<Option<i64>> {
         let call = self.calls.begin().await?;
-        let found = sessions::find(&call, key).await?;
-        Ok(matches!(found, Some(Stored::Tombstone(tombstone)) if tombstone.is_left))
+        Ok(adoption::owed_marker(&call, key).await?)
+    }
+
+    async fn unmarked(&self, limit: usize) -> domain::Result<Vec<Unmarked>> {
+        let call = self.calls.begin().await?;
+        Ok(listing::unmarked(&call, limit).await?)
+    }
+
+    async fn marked(&self, keys: &[SessionKey]) -> domain::Result<()> {
+        let call = self.calls.begin().await?;
+        Ok(listing::marked(&call, &self.concern, keys).await?)
+    }
+
+    async fn known(&self, segment: &SegmentName, keys: &[SessionKey]) -> domain::Result<Vec<bool>> {
+        let call = self.calls.begin().await?;
+        Ok(commits::known(&call, segment, keys).await?)
     }
 
     async fn is_needed(&self, segment: &SegmentName) -> domain::Result<bool> {
@@ -142,9 +171,39 @@ impl Catalog for MongoStore {
         Ok(listing::segments(&call, after, limit).await?)
     }
 
-    async fn pending(&self, limit: usize) -> domain::Result<Pending> {
+    async fn pointed_to(
+        &self,
+        after: Option<&SegmentName>,
+        until: Option<&SegmentName>,
+        limit: usize,
+    ) -> domain::Result<Vec<SegmentName>> {
         let call = self.calls.begin().await?;
-        Ok(listing::pending(&call, limit).await?)
+        Ok(listing::pointed_to(&call, after, until, limit).await?)
+    }
+
+    async fn residual(&self, limit: usize) -> domain::Result<Vec<SegmentName>> {
+        let call = self.calls.begin().await?;
+        Ok(listing::residual(&call, limit).await?)
+    }
+
+    async fn archived_in(&self, segment: &SegmentName, limit: usize) -> domain::Result<Vec<Archived>> {
+        let call = self.calls.begin().await?;
+        Ok(listing::archived_in(&call, segment, limit).await?)
+    }
+
+    async fn expire(&self, archived: &[Archived], forget_at: Timestamp) -> domain::Result<Vec<bool>> {
+        let call = self.calls.begin().await?;
+        Ok(expiry::expire(&call, &self.concern, archived, forget_at, &self.options).await?)
+    }
+
+    async fn pending(&self) -> domain::Result<Pending> {
+        let call = self.calls.begin().await?;
+        Ok(listing::pending(&call).await?)
+    }
+
+    async fn affected(&self, after: Option<&SegmentName>, limit: usize) -> domain::Result<Vec<Affected>> {
+        let call = self.calls.begin().await?;
+        Ok(listing::affected(&call, after, limit).await?)
     }
 
     async fn forget_segment(&self, segment: &SegmentName) -> domain::Result<()> {
@@ -152,25 +211,46 @@ impl Catalog for MongoStore {
         Ok(listing::forget_segment(&call, &self.concern, segment).await?)
     }
 
-    async fn adopt(&self, archived: &Archived, session: &Session) -> domain::Result<Adopted> {
+    async fn adopt(&self, copy: &Archived, session: &Session) -> domain::Result<Adopted> {
         let call = self.calls.begin().await?;
-        Ok(restore::adopt(&call, archived, session).await?)
+        Ok(adoption::adopt(&call, copy, session).await?)
     }
 
-    async fn adopt_erased(&self, archived: &Archived, forget_at: Timestamp) -> domain::Result<()> {
+    async fn merge(
+        &self,
+        claimed: &Claimed,
+        owner: &SegmentName,
+        copy: &Archived,
+        session: &Session,
+        takes_over: bool,
+    ) -> domain::Result<bool> {
         let call = self.calls.begin().await?;
-        Ok(restore::adopt_erased(&call, archived, forget_at).await?)
+        Ok(adoption::merge(&call, claimed, owner, copy, session, takes_over).await?)
     }
 
-    async fn end_if_idle(
+    async fn adopt_erased(
+        &self,
+        copy: &Archived,
+        erased_at: Timestamp,
+        forget_at: Timestamp,
+    ) -> domain::Result<()> {
+        let call = self.calls.begin().await?;
+        Ok(adoption::adopt_erased(&call, copy, erased_at, forget_at, &self.options).await?)
+    }
+
+    async fn erase_older(
         &self,
         key: &SessionKey,
-        idle_since: Timestamp,
-        reason: &str,
-        now: Timestamp,
-    ) -> domain::Result<Option<Session>> {
+        erased_at: Timestamp,
+        forget_at: Timestamp,
+    ) -> domain::Result<bool> {
         let call = self.calls.begin().await?;
-        Ok(idle::end_if_idle(&call, key, idle_since, reason, now).await?)
+        Ok(adoption::erase_older(&call, key, erased_at, forget_at, &self.options).await?)
+    }
+
+    async fn walk(&self, after: Option<&SessionKey>, limit: usize) -> domain::Result<Vec<SessionKey>> {
+        let call = self.calls.begin().await?;
+        Ok(listing::walk(&call, after, limit).await?)
     }
 
     async fn record_run(&self, id: &str, started_at: Timestamp, record: &JsonObject) -> domain::Result<()> {
@@ -199,6 +279,21 @@ pub(super) fn left_with(names: Vec<Bson>) -> Bson {
     let there = doc! { "$filter": { "input": names, "cond": { "$ne": ["$$this", Bson::Null] } } };
     let left = doc! { "$setUnion": [{ "$ifNull": ["$left", []] }, there] };
     unless_empty(left)
+}
+
+/// As [`left_with`]; with the marker that is owed, unless it is empty.
+pub(super) fn left_or_marker(names: Vec<Bson>) -> Bson {
+    let there = doc! { "$filter": { "input": names, "cond": { "$ne": ["$$this", Bson::Null] } } };
+    let left = doc! { "$setUnion": [{ "$ifNull": ["$left", []] }, there] };
+    let owed = vec![SegmentName::owed_marker().to_string()];
+    let marker = doc! { "$cond": [{ "$eq": ["$$left", []] }, "$$REMOVE", { "$setUnion": ["$$left", owed] }] };
+    doc! { "$let": { "vars": { "left": left }, "in": marker } }.into()
+}
+
+/// An epoch that is greater than the session's, and than any that was given before the store was set back.
+pub(super) fn next_epoch() -> Bson {
+    let next = doc! { "$add": [{ "$ifNull": ["$epoch", 0_i64] }, 1_i64] };
+    doc! { "$max": [next, { "$toLong": "$$NOW" }] }.into()
 }
 
 fn unless_empty(names: Document) -> Bson {

@@ -1,25 +1,20 @@
-//! The way back: events of a session that is restored, and sessions that are found in the archive when the store was
-//! lost.
+//! The way back: events of a session that is restored, or of a copy that is merged with another.
 
 use mongodb::{
     bson::{Bson, Document, doc},
     options::{Hint, ReturnDocument},
 };
 
-use super::{left_with, when, while_claimed};
+use super::{left_with, while_claimed};
 use crate::{
     domain::{Event, SegmentName, Session, SessionKey, Timestamp},
-    store::{
-        catalog::{Adopted, Archived},
-        mongo::{
-            EVENTS,
-            bulk::Bulk,
-            call::Call,
-            documents::{self, Bookkeeping, Fields, Stored, date},
-            erasure,
-            fault::{Fault, Result},
-            keys::{self, Life},
-        },
+    store::mongo::{
+        EVENTS,
+        bulk::Bulk,
+        call::Call,
+        documents::{self, Fields, Stored, date},
+        fault::{Fault, Result},
+        keys::{self, Life},
     },
 };
 
@@ -166,145 +161,4 @@ async fn is_restored(call: &Call, key: &SessionKey, epoch: i64, now: Timestamp) 
         Some(Stored::Session(session, _)) => Ok(Some(session)),
         _ => Ok(None),
     }
-}
-
-/// How often a session is adopted anew because it was dropped between two statements.
-const ROUNDS_MAX: u32 = 8;
-
-pub(super) async fn adopt(call: &Call, archived: &Archived, session: &Session) -> Result<Adopted> {
-    let document = adopted(archived, session)?;
-    for round in 0..ROUNDS_MAX {
-        if round > 0 {
-            call.pause(round.min(3)).await?;
-        }
-        if insert(call, document.clone()).await? {
-            return Ok(Adopted::Created);
-        }
-        if point_to_newer(call, archived, document.clone()).await? {
-            return Ok(Adopted::Moved);
-        }
-        if leave(call, archived).await? {
-            return Ok(Adopted::Kept);
-        }
-    }
-    Err(Fault::Contended)
-}
-
-pub(super) async fn adopt_erased(call: &Call, archived: &Archived, forget_at: Timestamp) -> Result<()> {
-    for round in 0..ROUNDS_MAX {
-        if round > 0 {
-            call.pause(round.min(3)).await?;
-        }
-        if bury(call, archived, forget_at).await? || leave(call, archived).await? {
-            return Ok(());
-        }
-    }
-    Err(Fault::Contended)
-}
-
-/// Puts a tombstone in place of nothing, or of the session that points to this very copy; says whether it did.
-async fn bury(call: &Call, archived: &Archived, forget_at: Timestamp) -> Result<bool> {
-    // What an upsert makes has these fields, so that the tombstone takes its epoch and segment from them either way.
-    let filter = doc! {
-        "_id": keys::of_session(&archived.key),
-        "archive.segment": archived.pointer.segment.to_string(),
-        "epoch": archived.epoch,
-    };
-    let (sessions, tombstone) = (call.sessions(), erasure::tombstone(forget_at));
-    let buried = call.run("update sessions", move |_| {
-        let (sessions, filter) = (sessions.clone(), filter.clone());
-        let change = vec![doc! { "$replaceWith": &tombstone }];
-        async move {
-            sessions
-                .update_one(filter, change)
-                .upsert(true)
-                .hint(Hint::Name("_id_".to_owned()))
-                .comment(Bson::from("colloquy: adopt"))
-                .await?;
-            Ok(())
-        }
-    });
-    match buried.await {
-        Ok(()) => Ok(true),
-        Err(fault) if fault.is_duplicate() => Ok(false),
-        Err(fault) => Err(fault),
-    }
-}
-
-/// The document of a session that is known from the archive alone.
-fn adopted(archived: &Archived, session: &Session) -> Result<Document> {
-    let session = Session {
-        archived: true,
-        ..session.clone()
-    };
-    let besides = Bookkeeping {
-        life: Life::FIRST,
-        epoch: archived.epoch,
-        opened_at: None,
-        sweep_at: None,
-    };
-    let document = documents::session(&archived.key.tenant, &session, &besides)?;
-    let mut document = Document::try_from(document).map_err(|_| Fault::Stored("metadata"))?;
-    document.insert("archive", documents::archive(&archived.pointer));
-    Ok(document)
-}
-
-/// Whether it was not there.
-async fn insert(call: &Call, document: Document) -> Result<bool> {
-    let sessions = call.sessions().clone_with_type::<Document>();
-    let inserted = call.run("insert sessions", move |_| {
-        let (sessions, document) = (sessions.clone(), document.clone());
-        async move {
-            sessions.insert_one(document).comment("colloquy: adopt").await?;
-            Ok(())
-        }
-    });
-    match inserted.await {
-        Ok(()) => Ok(true),
-        Err(fault) if fault.is_duplicate() => Ok(false),
-        Err(fault) => Err(fault),
-    }
-}
-
-/// Puts the session as this copy has it in place of what an older copy said; says whether that was there.
-async fn point_to_newer(call: &Call, archived: &Archived, document: Document) -> Result<bool> {
-    let filter = doc! {
-        "_id": keys::of_session(&archived.key),
-        "archive": { "$exists": true },
-        "epoch": { "$not": { "$gte": archived.epoch } },
-    };
-    let kept = doc! {
-        "left": left_with(vec!["$archive.segment".into()]),
-        "openedAt": "$openedAt", "life": "$life", "sweepAt": "$sweepAt",
-    };
-    let newer = doc! { "$mergeObjects": [{ "$literal": document }, kept] };
-    change(call, filter, vec![doc! { "$replaceWith": newer }]).await
-}
-
-/// Notes that this segment holds a copy that no pointer leads to, unless one does; says whether there is anything under the key.
-async fn leave(call: &Call, archived: &Archived) -> Result<bool> {
-    let filter = doc! { "_id": keys::of_session(&archived.key) };
-    let segment = archived.pointer.segment.to_string();
-    let is_pointed_to = doc! { "$eq": ["$archive.segment", { "$literal": &segment }] };
-    let left = left_with(vec![when(
-        doc! { "$not": [is_pointed_to] },
-        doc! { "$literal": segment }.into(),
-    )]);
-    change(call, filter, vec![doc! { "$set": { "left": left } }]).await
-}
-
-async fn change(call: &Call, filter: Document, pipeline: Vec<Document>) -> Result<bool> {
-    let sessions = call.sessions();
-    call.run("update sessions", move |_| {
-        let (sessions, filter, pipeline) = (sessions.clone(), filter.clone(), pipeline.clone());
-        async move {
-            let changed = sessions
-                .update_one(filter, pipeline)
-                .hint(Hint::Name("_id_".to_owned()))
-                .comment(Bson::from("colloquy: adopt"))
-                .await?;
-            Ok(changed.matched_count > 0)
-        }
-    })
-    .await
 }

@@ -5,8 +5,11 @@
 //! - [`plain`]: collections and indexes, which every deployment has.
 //! - [`sharding`]: shard keys and chunks, where a `mongos` answers.
 //!
-//! All of it can be repeated, and concurrently: what is there is left as it is, and nothing is ever dropped. What is
-//! there, but different, is for a person to look at, and is reported as a problem.
+//! All of it can be repeated, and concurrently: what is there is left as it is. What is there, but different, is for a
+//! person to look at, and is reported as a problem.
+//!
+//! Nothing is dropped but, where that is asked for, indexes that a newer one has superseded. Processes of the version before
+//! name them in their statements, and would fail without them; so they stay until every process runs this version.
 
 use std::fmt;
 
@@ -116,8 +119,8 @@ pub(super) type Result<T, E = SetupError> = std::result::Result<T, E>;
 /// What to do about what is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// Make it; where sharded, of this many chunks.
-    Init { chunks: u32 },
+    /// Make it; where sharded, of this many chunks. Drop what is superseded, or report it.
+    Init { chunks: u32, drop_superseded: bool },
     /// Report it.
     Check,
 }
@@ -131,7 +134,7 @@ enum Deployment {
 
 /// Sets up, or looks at, the database with this name.
 pub(super) async fn run(admin: &dyn Admin, database: &str, mode: Mode) -> Result<Report> {
-    if matches!(mode, Mode::Init { chunks } if !(1..=CHUNKS_MAX).contains(&chunks)) {
+    if matches!(mode, Mode::Init { chunks, .. } if !(1..=CHUNKS_MAX).contains(&chunks)) {
         return Err(SetupError::Chunks);
     }
     let mut report = Report::default();

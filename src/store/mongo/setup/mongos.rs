@@ -97,6 +97,7 @@ impl Cluster {
             "create",
             "collMod",
             "createIndexes",
+            "dropIndexes",
             "shardCollection",
             "split",
             "moveChunk",
@@ -124,7 +125,7 @@ impl Cluster {
             "shardCollection" => self.shard(&subject, command),
             "split" => self.split(&subject, command),
             "moveChunk" => self.move_chunk(&subject, command),
-            "listIndexes" | "createIndexes" | "collMod" | "find" => {
+            "listIndexes" | "createIndexes" | "dropIndexes" | "collMod" | "find" => {
                 let Some(collection) = self.collections.get_mut(&subject) else {
                     return refuse(26, &format!("ns does not exist: {database}.{subject}"));
                 };
@@ -134,6 +135,7 @@ impl Cluster {
                         Ok(doc! { "ok": 1.0 })
                     }
                     "createIndexes" => create_indexes(collection, command),
+                    "dropIndexes" => drop_index(collection, command),
                     "listIndexes" => {
                         let all = collection.indexes.clone();
                         Ok(self.cursor(&format!("{database}.{subject}"), all))
@@ -325,6 +327,18 @@ fn shard_key_value(collection: &Collection, key: &Document) -> String {
     let field = collection.shard_key.as_ref().unwrap().keys().next().unwrap();
     assert_eq!(key.len(), 1, "a value for the whole shard key and nothing else");
     key.get_str(field).unwrap().to_owned()
+}
+
+fn drop_index(collection: &mut Collection, command: &Document) -> Result<Document, Refused> {
+    let before = collection.indexes.len();
+    let name = command.get_str("index").unwrap();
+    collection
+        .indexes
+        .retain(|index| index.get_str("name").ok() != Some(name));
+    match collection.indexes.len() < before {
+        true => Ok(doc! { "nIndexesWas": before as i32, "ok": 1.0 }),
+        false => refuse(27, &format!("index not found with name [{name}]")),
+    }
 }
 
 fn create_indexes(collection: &mut Collection, command: &Document) -> Result<Document, Refused> {

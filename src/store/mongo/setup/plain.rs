@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use mongodb::bson::{Bson, Document, doc};
 
 use super::{
-    Admin, Mode, Report, Result, State,
+    Admin, Finding, Mode, Report, Result, State,
     admin::send,
     read_all,
     schema::{self, Collection, Index},
@@ -13,6 +13,7 @@ use super::{
 
 /// Codes that say that somebody else was faster.
 const NAMESPACE_EXISTS: i32 = 48;
+const INDEX_NOT_FOUND: i32 = 27;
 
 pub(super) async fn run(admin: &dyn Admin, database: &str, mode: Mode, report: &mut Report) -> Result<()> {
     let listing = doc! { "listCollections": 1 };
@@ -135,7 +136,7 @@ async fn index(
         &format!("listing the indexes of {name}"),
     )
     .await?;
-    let mut missing = Vec::new();
+    let (mut missing, before) = (Vec::new(), report.0.len());
     for index in &collection.indexes {
         let what = format!("index {name}.{} {}", index.name, keys(&index.key));
         let same_name = found
@@ -164,6 +165,19 @@ async fn index(
             (None, None) => missing.push((index, what)),
         }
     }
+    make(admin, database, name, missing, report).await?;
+    let is_whole =
+        report.0.len() == before + collection.indexes.len() && report.0[before..].iter().all(is_there);
+    supersede(admin, database, mode, collection, &found, is_whole, report).await
+}
+
+async fn make(
+    admin: &dyn Admin,
+    database: &str,
+    name: &str,
+    missing: Vec<(&Index, String)>,
+    report: &mut Report,
+) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
@@ -181,6 +195,62 @@ async fn index(
     .await?;
     for (_, what) in missing {
         report.say(State::Done, what);
+    }
+    Ok(())
+}
+
+fn is_there(finding: &Finding) -> bool {
+    matches!(finding.state, State::Fine | State::Done)
+}
+
+/// Reports which of the indexes `found` an earlier version made and this one does without. Drops them where that is asked for
+/// and the collection has all indexes that it needs now.
+async fn supersede(
+    admin: &dyn Admin,
+    database: &str,
+    mode: Mode,
+    collection: &Collection,
+    found: &[Document],
+    is_whole: bool,
+    report: &mut Report,
+) -> Result<()> {
+    let name = collection.name;
+    for old in &collection.superseded {
+        let is_old = |one: &&Document| {
+            let key = one.get_document("key");
+            one.get_str("name").ok() == Some(old.name) && key.is_ok_and(|key| same_keys(key, &old.key))
+        };
+        if !found.iter().any(|one| is_old(&one)) {
+            continue;
+        }
+        let what = format!("index {name}.{}: superseded by {}", old.name, old.by);
+        if !is_whole
+            || !matches!(
+                mode,
+                Mode::Init {
+                    drop_superseded: true,
+                    ..
+                }
+            )
+        {
+            report.say(
+                State::Outdated,
+                format!("{what}; once every process runs this version, drop it with colloquy init --drop-superseded"),
+            );
+            continue;
+        }
+        let drop = doc! { "dropIndexes": name, "index": old.name, "writeConcern": majority() };
+        match admin.run(database, drop).await {
+            Ok(_) => report.say(State::Done, format!("{what}, and dropped")),
+            // Another init was faster.
+            Err(refused) if refused.code == Some(INDEX_NOT_FOUND) => {}
+            Err(refused) => {
+                return Err(super::SetupError::Refused {
+                    what: format!("dropping the {what}"),
+                    refused,
+                });
+            }
+        }
     }
     Ok(())
 }

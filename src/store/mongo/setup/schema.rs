@@ -3,11 +3,11 @@
 use mongodb::bson::{Document, doc};
 
 pub(crate) const BY_START: &str = "tenant_start";
-pub(crate) const BY_USER: &str = "tenant_user_start";
+pub(crate) const BY_USER: &str = "tenant_user_start_status";
 pub(crate) const BY_STATUS: &str = "tenant_status_start";
 pub(crate) const BY_SWEEP: &str = "sweep";
-pub(crate) const IN_ORDER: &str = "session_order";
-pub(crate) const BY_END: &str = "end";
+pub(crate) const IN_ORDER: &str = "session_order_type";
+pub(crate) const BY_END: &str = "end_use";
 pub(crate) const BY_TIDY: &str = "tidy";
 pub(crate) const BY_SEGMENT: &str = "segment";
 pub(crate) const BY_OWNER: &str = "owner";
@@ -21,6 +21,8 @@ pub(super) struct Collection {
     pub(super) name: &'static str,
     pub(super) validator: Document,
     pub(super) indexes: Vec<Index>,
+    /// Indexes of earlier versions that this one does without.
+    pub(super) superseded: Vec<Superseded>,
     /// By which a cluster spreads it: ranged, so that the chunks can be split on the hash that keys begin with. `None` for
     /// a collection that is small for ever, and stays on one shard.
     pub(super) shard_key: Option<&'static str>,
@@ -31,6 +33,14 @@ pub(super) struct Index {
     pub(super) key: Document,
     /// Only documents that are so are in the index.
     pub(super) only: Option<Document>,
+}
+
+/// An index that an earlier version made and used.
+pub(super) struct Superseded {
+    pub(super) name: &'static str,
+    pub(super) key: Document,
+    /// The index that does its work now.
+    pub(super) by: &'static str,
 }
 
 impl Index {
@@ -90,6 +100,12 @@ fn sessions() -> Collection {
             "version": integer(),
             "archived": { "bsonType": "bool" },
             "openedAt": date(),
+            "usedAt": date(),
+            "idle": {
+                "bsonType": "object",
+                "required": ["by", "until"],
+                "properties": { "by": text(), "until": date() },
+            },
             "restoredAt": date(),
             "epoch": integer(),
             "archive": {
@@ -129,9 +145,11 @@ fn sessions() -> Collection {
         } },
         indexes: vec![
             Index::new(BY_START, doc! { "tenant": 1, "startedAt": -1, "sessionId": -1 }),
+            // The status comes last: a change of status must not move a session to another place among its user's, where a
+            // listing that is under way would miss it or meet it twice.
             Index::new(
                 BY_USER,
-                doc! { "tenant": 1, "userId": 1, "startedAt": -1, "sessionId": -1 },
+                doc! { "tenant": 1, "userId": 1, "startedAt": -1, "sessionId": -1, "status": 1 },
             )
             .only_with("userId"),
             Index::new(
@@ -139,13 +157,25 @@ fn sessions() -> Collection {
                 doc! { "tenant": 1, "status": 1, "startedAt": -1, "sessionId": -1 },
             ),
             Index::new(BY_SWEEP, doc! { "sweepAt": 1 }).only_with("sweepAt"),
-            // What is archived, which is nearly all there is in the end, is not in it.
-            Index::new(BY_END, doc! { "endedAt": 1 })
-                .only(doc! { "archived": false, "endedAt": { "$exists": true } }),
+            // Ended sessions by their end, for the archive; before them those that go on, which have no end, by their last
+            // known use, for the sweep of idle ones. What is archived, which is nearly all there is in the end, is not in it.
+            Index::new(BY_END, doc! { "endedAt": 1, "usedAt": 1 }).only(doc! { "archived": false }),
             Index::new(BY_TIDY, doc! { "tidyAt": 1 }).only_with("tidyAt"),
             Index::new(BY_SEGMENT, doc! { "archive.segment": 1 }).only_with("archive.segment"),
             Index::new(BY_OWNER, doc! { "claim.owner": 1 }).only_with("claim.owner"),
             Index::new(BY_LEFT, doc! { "left": 1 }).only_with("left"),
+        ],
+        superseded: vec![
+            Superseded {
+                name: "tenant_user_start",
+                key: doc! { "tenant": 1, "userId": 1, "startedAt": -1, "sessionId": -1 },
+                by: BY_USER,
+            },
+            Superseded {
+                name: "end",
+                key: doc! { "endedAt": 1 },
+                by: BY_END,
+            },
         ],
         shard_key: Some("_id"),
     }
@@ -169,10 +199,16 @@ fn events() -> Collection {
                 "epoch": { "bsonType": "long" },
             },
         } },
+        // With the type, so that a filter by type reads the documents of that type alone.
         indexes: vec![Index::new(
             IN_ORDER,
-            doc! { "session": 1, "timestamp": 1, "seq": 1 },
+            doc! { "session": 1, "timestamp": 1, "seq": 1, "type": 1 },
         )],
+        superseded: vec![Superseded {
+            name: "session_order",
+            key: doc! { "session": 1, "timestamp": 1, "seq": 1 },
+            by: IN_ORDER,
+        }],
         shard_key: Some("session"),
     }
 }
@@ -190,6 +226,7 @@ fn archive_runs() -> Collection {
             },
         } },
         indexes: vec![Index::new(BY_RUN, doc! { "startedAt": 1 })],
+        superseded: Vec::new(),
         shard_key: None,
     }
 }

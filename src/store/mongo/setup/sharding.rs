@@ -90,7 +90,7 @@ impl Cluster<'_> {
             }
         }
         match mode {
-            Mode::Init { chunks } => self.spread(chunks, report).await,
+            Mode::Init { chunks, .. } => self.spread(chunks, report).await,
             Mode::Check => {
                 let chunks = self.chunks().await?;
                 report.say(

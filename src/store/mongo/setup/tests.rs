@@ -8,7 +8,14 @@ use super::{
     run, sharding,
 };
 
-const INIT: Mode = Mode::Init { chunks: 8 };
+const INIT: Mode = init_of(8);
+
+const fn init_of(chunks: u32) -> Mode {
+    Mode::Init {
+        chunks,
+        drop_superseded: false,
+    }
+}
 
 impl Mongos {
     async fn init(&self) -> Report {
@@ -104,7 +111,7 @@ async fn more_chunks_may_be_asked_for_later_and_fewer_change_nothing() {
     let mongos = Mongos::with_shards(&["a"]);
     mongos.init().await;
     for (chunks, expected) in [(16, 16), (4, 16), (1, 16), (3, 18)] {
-        run(&mongos, DATABASE, Mode::Init { chunks }).await.unwrap();
+        run(&mongos, DATABASE, init_of(chunks)).await.unwrap();
         assert_eq!(mongos.collections()["events"].chunks.len(), expected);
     }
 }
@@ -168,6 +175,37 @@ async fn a_check_says_what_is_missing_and_makes_none_of_it() {
 }
 
 #[tokio::test]
+async fn what_is_superseded_is_dropped_from_a_cluster_when_asked_for() {
+    let mongos = Mongos::with_shards(&["a", "b"]);
+    mongos.init().await;
+    let whole = mongos.collections();
+    let old = doc! { "v": 2, "name": "session_order", "key": { "session": 1, "timestamp": 1, "seq": 1 } };
+    mongos
+        .cluster()
+        .collections
+        .get_mut("events")
+        .unwrap()
+        .indexes
+        .push(old);
+    let kept = mongos.init().await;
+    let outdated: Vec<_> = kept
+        .0
+        .iter()
+        .filter(|finding| finding.state == State::Outdated)
+        .collect();
+    assert_eq!(outdated.len(), 1, "{kept}");
+    assert!(outdated[0].what.contains("session_order"), "{kept}");
+    let dropping = Mode::Init {
+        chunks: 8,
+        drop_superseded: true,
+    };
+    for _ in 0..2 {
+        assert!(run(&mongos, DATABASE, dropping).await.unwrap().is_ready());
+        assert_eq!(mongos.collections(), whole);
+    }
+}
+
+#[tokio::test]
 async fn what_a_server_refuses_is_told_with_what_was_tried() {
     let mongos = Mongos::with_shards(&["a"]);
     mongos.cluster().commands_left = Some(2);
@@ -182,7 +220,7 @@ async fn what_a_server_refuses_is_told_with_what_was_tried() {
 async fn a_number_of_chunks_has_limits() {
     let mongos = Mongos::with_shards(&["a"]);
     for chunks in [0, CHUNKS_MAX + 1] {
-        let refused = run(&mongos, DATABASE, Mode::Init { chunks }).await;
+        let refused = run(&mongos, DATABASE, init_of(chunks)).await;
         assert!(matches!(refused, Err(SetupError::Chunks)));
     }
     assert!(mongos.collections().is_empty());
