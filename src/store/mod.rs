@@ -21,10 +21,11 @@ pub mod sqlite;
 pub struct Append {
     pub key: SessionKey,
     pub event: NewEvent,
-    /// The server's clock: the timestamp of an event that brought none.
-    pub now: Timestamp,
-    /// The sequence number to give, unless the session already has one as high; see [`Store::append`].
+    /// The sequence number proposed; see [`Store::append`].
     pub seq: i64,
+    /// The number is reserved: no other event of the session gets it, through whatever replica, and it is greater than
+    /// those of all events acknowledged before the append began.
+    pub reserved: bool,
 }
 
 /// The outcome of [`Store::open`].
@@ -82,6 +83,24 @@ pub struct Upkeep {
     pub tombstones_dropped: usize,
 }
 
+/// A session that [`Store::find_idle`] found idle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idle {
+    pub key: SessionKey,
+    /// As it was asked for.
+    pub idle_since: Timestamp,
+    /// What the store recognises its finding by; empty where it needs nothing of the kind.
+    pub mark: String,
+}
+
+/// What [`Store::find_idle`] found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IdleFound {
+    pub sessions: Vec<Idle>,
+    /// There may be more. The next call does not give the same again, unless they were used, or left alone for a minute.
+    pub has_more: bool,
+}
+
 /// A durable store of sessions and events.
 ///
 /// What every method promises:
@@ -121,7 +140,9 @@ pub trait Store: Send + Sync + 'static {
     /// As [`Session::patch`].
     async fn patch(&self, key: &SessionKey, patch: &SessionPatch, expected: &Expected) -> Result<Session>;
 
-    /// Applies [`Session::end`] atomically: the first call decides, every other one gets its outcome.
+    /// Applies [`Session::end`] atomically: the first call decides, every other one gets its outcome. Where `end` does not
+    /// say when, the end is not before the start, nor before any event that had its timestamp from the store and was
+    /// acknowledged before the call.
     async fn end(&self, key: &SessionKey, end: &End, now: Timestamp) -> Result<Session>;
 
     /// Erases the session, its events and all their content. From the moment this returns, nothing of it can be
@@ -137,14 +158,27 @@ pub trait Store: Send + Sync + 'static {
     /// [`Kind::SessionEnded`](crate::domain::Kind::SessionEnded); else it is stored, exactly once whatever else
     /// runs at the same time (I2), and an `initiated` session becomes `active`.
     ///
-    /// The stored `seq` is the one proposed or, where the session has an event with that `seq` or a greater one,
-    /// greater than all of them: it increases in the order in which the events of a session were accepted, and for
-    /// events of one call, in the order given. Where no greater one is left, the event fails with
-    /// [`Kind::Internal`](crate::domain::Kind::Internal): proposals come from a clock, so it takes a broken one.
+    /// What holds for the stored `seq`:
+    /// - It is the one proposed, or a greater one: where the session has an event with that `seq` or a greater one, it is
+    ///   greater than all of them, and it is not less than [`Session::seq_min`]. Where none is left, the event fails with
+    ///   [`Kind::Internal`](crate::domain::Kind::Internal): proposals come from a clock, so it takes a broken one.
+    /// - Events that one store stored in one session have different numbers. They increase in the order given within
+    ///   a call, and from a call that was answered to one that begins afterwards.
+    /// - A number that is [reserved](Append::reserved) may be stored as it is although a greater one was stored since it was
+    ///   reserved. Where all numbers of a session are reserved, no two of its events share one.
+    /// - The others are unique for one store alone. Several processes that write to one session at the same time may
+    ///   give the same number; one that begins after another was answered gives a greater one to an event without a
+    ///   timestamp, so far as the processes' clocks are less than a day apart.
+    ///
+    /// The stored timestamp is [`NewEvent::timestamp_with`] the stored `seq`.
     ///
     /// # Errors
     /// As a whole only when nothing is known of any event, such as a lost connection or a failed commit.
     async fn append(&self, batch: Vec<Append>) -> Result<Vec<Result<Appended>>>;
+
+    /// For each session the number that the `seq` of its next event must exceed: that of its last event, or the one before
+    /// [`Session::seq_min`]. `None`: any will do, or the session is not there, as an append then says.
+    async fn last_seqs(&self, keys: &[SessionKey]) -> Result<Vec<Option<i64>>>;
 
     /// A page of a session's events in `(timestamp, seq, eventId)` order or its reverse (I4), at a cost that does not
     /// grow with the depth of the page; and where to look for more, of an archived session. Every event of the session that
@@ -169,6 +203,19 @@ pub trait Store: Send + Sync + 'static {
     /// One bounded round of what is left to do after the fact: the events of erased sessions, tombstones whose time
     /// is over. Safe to run at any time and in any number of processes; to be called again while it reports work.
     async fn upkeep(&self, now: Timestamp) -> Result<Upkeep>;
+
+    /// Looks at up to `limit` sessions, of any tenant, that have not ended and that may not have been used since
+    /// `idle_since`, those unused longest first. Gives those that indeed were neither opened nor appended to since, by the
+    /// server's clock whatever times their callers gave. `now` is the server's time.
+    ///
+    /// Takes a while: where appends may land late, as long as one that is under way may take. Asks every shard.
+    async fn find_idle(&self, idle_since: Timestamp, now: Timestamp, limit: usize) -> Result<IdleFound>;
+
+    /// Ends a session that was found idle: `completed`, `now`, with `reason`. Gives what it is then; `None` where it has
+    /// ended otherwise or was used meanwhile.
+    ///
+    /// When it is ended so, no append to it has been acknowledged that was accepted at or after `idle_since`.
+    async fn end_idle(&self, idle: &Idle, reason: &str, now: Timestamp) -> Result<Option<Session>>;
 
     /// Finishes what was accepted and closes; later calls fail with
     /// [`Kind::Unavailable`](crate::domain::Kind::Unavailable).

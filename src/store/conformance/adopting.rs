@@ -1,23 +1,25 @@
 //! Adoption: when the store was lost, what the archive holds makes it again, in any order and any number of times.
 
+use std::sync::Arc;
+
 use colloquy::{
-    domain::{Kind, Pointer, Session, SessionKey, Status},
-    store::catalog::{Adopted, Archived, Claim, Standing},
+    domain::{End, Kind, Pointer, Session, SessionKey, Status},
+    store::catalog::{Adopted, Archived, Catalog, Claim, Standing},
 };
 
 use super::{
     all_events, at,
     catalog::{
-        CatalogSubject, archive_as, archived, both, due, ended, hot, pending, pointer, restore, segment,
-        standing,
+        CatalogSubject, LEASE, archive_as, archived, both, claim, due, ended, hot, pending, pointer, restore,
+        segment, standing,
     },
-    event, key, object, session, the,
+    event, key, object, open, session, store_event, the,
 };
 
 /// An archived session with every field set.
-fn stub(id: &str) -> Session {
+pub(super) fn stub(id: &str) -> Session {
     Session {
-        user_id: Some(the("anna")),
+        user_id: Some(the("$anna|1")),
         status: Status::Failed,
         language: Some(the("en-US")),
         metadata: object(r#"{"z":1,"a":[2.50]}"#),
@@ -30,7 +32,7 @@ fn stub(id: &str) -> Session {
     }
 }
 
-fn copy(key: &SessionKey, epoch: i64) -> Archived {
+pub(super) fn copy(key: &SessionKey, epoch: i64) -> Archived {
     Archived {
         key: key.clone(),
         epoch,
@@ -62,32 +64,48 @@ pub async fn an_adopted_session_is_as_it_was_archived(subject: &dyn CatalogSubje
     );
 }
 
+/// Claims the session and merges a copy into it; says under which of the two pointers it is then.
+async fn merge(catalog: &Arc<dyn Catalog>, copy: &Archived, session: &Session, current: &Archived) {
+    let owner = segment();
+    let claimed = claim(catalog, &copy.key, Claim::Archived, &owner, LEASE).await;
+    assert_eq!(claimed.pointer, Some(current.pointer.clone()));
+    let takes_over = current.epoch < copy.epoch;
+    let merged = catalog.merge(&claimed, &owner, copy, session, takes_over).await;
+    assert!(merged.unwrap());
+}
+
 pub async fn a_newer_copy_wins_in_any_order(subject: &dyn CatalogSubject) {
-    use Adopted::{Created, Kept, Moved};
     let (catalog, store) = both(subject).await;
-    let orders = [
-        ([1, 2, 3], [Created, Moved, Moved]),
-        ([1, 3, 2], [Created, Moved, Kept]),
-        ([2, 1, 3], [Created, Kept, Moved]),
-        ([2, 3, 1], [Created, Moved, Kept]),
-        ([3, 1, 2], [Created, Kept, Kept]),
-        ([3, 2, 1], [Created, Kept, Kept]),
-    ];
-    for (order, expected) in orders {
+    for order in [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]] {
         let id = format!("s-{}{}{}", order[0], order[1], order[2]);
         let key = key(&id);
         let copies = [1, 2, 3].map(|epoch| copy(&key, epoch));
-        for (epoch, expected) in order.into_iter().zip(expected) {
+        let mut newest: Option<&Archived> = None;
+        for epoch in order {
             let one = &copies[epoch - 1];
             // It was patched between one copy and the next, while it was hot.
             let version = 16 + one.epoch;
             let stored = Session { version, ..stub(&id) };
-            assert_eq!(catalog.adopt(one, &stored).await.unwrap(), expected, "{id}");
-            assert_eq!(catalog.adopt(one, &stored).await.unwrap(), Kept, "{id}");
+            match (catalog.adopt(one, &stored).await.unwrap(), newest) {
+                (Adopted::Created, None) => newest = Some(one),
+                (Adopted::Apart(there), Some(current)) => {
+                    assert_eq!(there.pointer, current.pointer, "{id}");
+                    merge(&catalog, one, &stored, current).await;
+                    newest = Some(if one.epoch > current.epoch { one } else { current });
+                }
+                other => panic!("{id}: {other:?}"),
+            }
+            assert_eq!(catalog.adopt(one, &stored).await.unwrap(), Adopted::Kept, "{id}");
         }
-        let newest = Standing::Archived(copies[2].clone());
-        assert_eq!(standing(&catalog, &key).await, newest, "{id}");
-        assert_eq!(store.session(&key).await.unwrap().version, 19, "{id}");
+        let Standing::Archived(archived) = standing(&catalog, &key).await else {
+            panic!("{id} is not archived");
+        };
+        assert_eq!(archived.pointer, copies[2].pointer, "{id}");
+        let newest = Session {
+            version: 19,
+            ..stub(&id)
+        };
+        assert_eq!(store.session(&key).await.unwrap(), newest, "{id}");
         store.erase(&key, at(99_000)).await.unwrap();
         let (_, segments) = pending(&catalog).await;
         assert_eq!(segments, copies.map(|copy| copy.pointer.segment), "{id}");
@@ -97,23 +115,18 @@ pub async fn a_newer_copy_wins_in_any_order(subject: &dyn CatalogSubject) {
     }
 }
 
-pub async fn nothing_is_adopted_over_a_hot_session_or_a_tombstone(subject: &dyn CatalogSubject) {
-    let (catalog, store) = both(subject).await;
-    super::open(&store, &key("active")).await;
-    super::store_event(&store, event(&key("active"), "e-0")).await;
-    ended(&store, &key("ended")).await;
-    ended(&store, &key("erased")).await;
-    store.erase(&key("erased"), at(99_000)).await.unwrap();
-    for id in ["active", "ended"] {
-        let before = store.session(&key(id)).await.unwrap();
-        let adopted = catalog.adopt(&copy(&key(id), 100), &stub(id)).await;
+pub async fn nothing_is_adopted_over_a_tombstone(subject: &dyn CatalogSubject) {
+    let ((catalog, store), key) = (both(subject).await, key("erased"));
+    ended(&store, &key).await;
+    store.erase(&key, at(99_000)).await.unwrap();
+    // It was written before the erasure, as its epoch tells.
+    let copy = copy(&key, 100);
+    for _ in 0..2 {
+        let adopted = catalog.adopt(&copy, &stub("erased")).await;
         assert_eq!(adopted.unwrap(), Adopted::Kept);
-        assert_eq!(store.session(&key(id)).await.unwrap(), before);
-        assert_eq!(hot(&store, &key(id)).await.1, None);
+        assert_eq!(standing(&catalog, &key).await, Standing::Erased);
     }
-    let adopted = catalog.adopt(&copy(&key("erased"), 100), &stub("erased")).await;
-    assert_eq!(adopted.unwrap(), Adopted::Kept);
-    assert_eq!(standing(&catalog, &key("erased")).await, Standing::Erased);
+    assert_eq!(pending(&catalog).await, (1, vec![copy.pointer.segment]));
 }
 
 pub async fn an_adopted_session_can_be_restored(subject: &dyn CatalogSubject) {
@@ -131,9 +144,9 @@ pub async fn an_adopted_session_can_be_restored(subject: &dyn CatalogSubject) {
     assert_eq!(all_events(&store, &key).await, events);
     let again = archive_as(&catalog, &key, Claim::Hot).await;
     assert!(again.epoch > 5);
-    // What was found late is older than what is there.
+    // Of what is found late nobody knows what it holds.
     let late = catalog.adopt(&copy(&key, 4), &stub("s")).await.unwrap();
-    assert_eq!(late, Adopted::Kept);
+    assert_eq!(late, Adopted::Apart(again.clone()));
     assert_eq!(standing(&catalog, &key).await, Standing::Archived(again));
 }
 
@@ -141,7 +154,7 @@ pub async fn an_erased_copy_is_a_tombstone_from_the_first(subject: &dyn CatalogS
     let ((catalog, store), key) = (both(subject).await, key("s"));
     let copies = [copy(&key, 5), copy(&key, 3)];
     for copy in copies.iter().chain(&copies) {
-        catalog.adopt_erased(copy, at(99_000)).await.unwrap();
+        catalog.adopt_erased(copy, at(8_000), at(99_000)).await.unwrap();
         assert_eq!(standing(&catalog, &key).await, Standing::Erased);
     }
     assert_eq!(store.session(&key).await.unwrap_err().kind(), Kind::SessionErased);
@@ -161,26 +174,55 @@ pub async fn an_erased_copy_is_a_tombstone_from_the_first(subject: &dyn CatalogS
     assert!(opened.created);
 }
 
-pub async fn an_erased_copy_takes_nothing_but_what_points_to_it(subject: &dyn CatalogSubject) {
+pub async fn an_erased_copy_takes_nothing_but_what_is_older(subject: &dyn CatalogSubject) {
     let (catalog, store) = both(subject).await;
-    // From a backup that was made before it was erased.
+    // As a backup has them that was made before they were erased.
     let known = copy(&key("known"), 5);
     catalog.adopt(&known, &stub("known")).await.unwrap();
-    catalog.adopt_erased(&known, at(99_000)).await.unwrap();
-    assert_eq!(standing(&catalog, &key("known")).await, Standing::Erased);
+    for id in ["hot", "active", "moved"] {
+        open(&store, &key(id)).await;
+        store_event(&store, event(&key(id), "e-0")).await;
+    }
+    for id in ["hot", "moved"] {
+        store.end(&key(id), &End::default(), at(9_000)).await.unwrap();
+    }
+    let elsewhere = archive_as(&catalog, &key("moved"), Claim::Hot).await;
+    let now = known.pointer.segment.begun_at().saturating_add_ms(1_000);
+    for id in ["known", "hot", "active", "moved"] {
+        let found = match id {
+            "known" => known.clone(),
+            id => copy(&key(id), 5),
+        };
+        // Sessions are opened at 1,001 here.
+        let erased_at = if id == "known" { now } else { at(1_001) };
+        catalog.adopt_erased(&found, erased_at, at(99_000)).await.unwrap();
+        assert_eq!(standing(&catalog, &key(id)).await, Standing::Erased, "{id}");
+        assert!(pending(&catalog).await.1.contains(&found.pointer.segment), "{id}");
+    }
+    assert!(pending(&catalog).await.1.contains(&elsewhere.pointer.segment));
+    assert_eq!(catalog.unmarked(10).await.unwrap(), [], "the marker is there");
     // The id was used again after the erasure.
-    let newer = copy(&key("newer"), 9);
-    catalog.adopt(&newer, &stub("newer")).await.unwrap();
-    ended(&store, &key("hot")).await;
-    for id in ["newer", "hot"] {
+    ended(&store, &key("newer")).await;
+    let newer = archive_as(&catalog, &key("newer"), Claim::Hot).await;
+    ended(&store, &key("hot-again")).await;
+    for id in ["newer", "hot-again"] {
         let older = copy(&key(id), 5);
         let before = standing(&catalog, &key(id)).await;
-        catalog.adopt_erased(&older, at(99_000)).await.unwrap();
+        catalog.adopt_erased(&older, at(1_000), at(99_000)).await.unwrap();
         assert_eq!(standing(&catalog, &key(id)).await, before);
         store.session(&key(id)).await.unwrap();
-        assert!(!catalog.is_pending(&key(id)).await.unwrap());
+        assert_eq!(catalog.owed_marker(&key(id)).await.unwrap(), None);
         store.erase(&key(id), at(99_000)).await.unwrap();
         let (_, segments) = pending(&catalog).await;
         assert!(segments.contains(&older.pointer.segment), "{id}");
     }
+    // Nor does a copy that counts go, when the id was erased before it.
+    ended(&store, &key("counts")).await;
+    let counts = archive_as(&catalog, &key("counts"), Claim::Hot).await;
+    catalog.adopt_erased(&counts, at(999), at(99_000)).await.unwrap();
+    assert_eq!(
+        standing(&catalog, &key("counts")).await,
+        Standing::Archived(counts)
+    );
+    assert!(pending(&catalog).await.1.contains(&newer.pointer.segment));
 }

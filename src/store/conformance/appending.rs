@@ -25,14 +25,6 @@ pub async fn an_event_comes_back_as_it_was_given(subject: &dyn Subject) {
     assert_eq!(all_events(&store, &key).await, [expected]);
 }
 
-pub async fn an_event_without_a_timestamp_has_the_servers(subject: &dyn Subject) {
-    let (store, key) = (subject.store().await, key("s"));
-    open(&store, &key).await;
-    let mut given = event(&key, "e");
-    given.now = at(123);
-    assert_eq!(store_event(&store, given).await.timestamp, at(123));
-}
-
 pub async fn a_replay_is_told_by_type_and_payload_alone(subject: &dyn Subject) {
     let (store, key) = (subject.store().await, key("s"));
     open(&store, &key).await;

@@ -6,7 +6,7 @@ use colloquy::{
     domain::{Kind, SessionKey},
     store::{
         Store,
-        catalog::{Claim, Standing},
+        catalog::{Claim, Standing, Written},
     },
 };
 
@@ -14,7 +14,7 @@ use super::{
     all_events, at,
     catalog::{
         CatalogSubject, LEASE, SHORT_LEASE, archive_as, archived, both, claim, claims_ended, commit, due,
-        ended, pending, restore, segment, standing,
+        ended, mark_all, pending, restore, segment, standing,
     },
     erasing::{assert_refused, reopen, tidy},
     key, open,
@@ -48,7 +48,10 @@ pub async fn an_erasure_names_every_segment_that_may_hold_bytes(subject: &dyn Ca
     let third = archive_as(&catalog, &key, Claim::Archived).await;
     let (given_up, writing) = (segment(), segment());
     let claimed = claim(&catalog, &key, Claim::Archived, &given_up, LEASE).await;
-    catalog.release(&[claimed], &given_up).await.unwrap();
+    catalog
+        .release(&[claimed], &given_up, Written::Nothing)
+        .await
+        .unwrap();
     claim(&catalog, &key, Claim::Archived, &writing, LEASE).await;
     assert_eq!(pending(&catalog).await, (0, vec![]));
     for _ in 0..2 {
@@ -67,7 +70,57 @@ pub async fn an_erasure_names_every_segment_that_may_hold_bytes(subject: &dyn Ca
     }
     assert!(!catalog.is_needed(&third.pointer.segment).await.unwrap());
     assert!(!catalog.is_needed(&writing).await.unwrap());
-    assert_eq!(catalog.pending(2).await.unwrap().segments.len(), 2);
+    assert_eq!(catalog.affected(None, 2).await.unwrap().len(), 2);
+}
+
+pub async fn segments_of_erased_sessions_are_walked_in_the_order_of_their_names(
+    subject: &dyn CatalogSubject,
+) {
+    let (catalog, store) = both(subject).await;
+    let mut expected = Vec::new();
+    for n in 0..7 {
+        // One session in each but the last, which has two.
+        let name = segment();
+        for m in 0..=u64::from(n == 6) {
+            let key = key(&format!("s-{n}-{m}"));
+            ended(&store, &key).await;
+            let claimed = claim(&catalog, &key, Claim::Hot, &name, LEASE).await;
+            assert!(commit(&catalog, &claimed, &name).await);
+            store.erase(&key, at(99_000)).await.unwrap();
+        }
+        expected.push((name, 1 + u64::from(n == 6)));
+    }
+    expected.sort_by_key(|(name, _)| name.to_string());
+    let (kept, _) = archived(&catalog, &key("kept")).await;
+    mark_all(&catalog).await;
+    let mut walked = Vec::new();
+    loop {
+        let after = walked.last().map(|(name, _)| name);
+        let page = catalog.affected(after, 3).await.unwrap();
+        assert!(page.len() <= 3);
+        if page.is_empty() {
+            break;
+        }
+        for affected in page {
+            // By the database's clock, which is not years away.
+            let since_ms = affected.since.unix_ms();
+            assert!(since_ms > 1_700_000_000_000, "{since_ms}");
+            walked.push((affected.segment, affected.sessions));
+        }
+    }
+    assert_eq!(walked, expected);
+    assert!(walked.iter().all(|(name, _)| *name != kept.pointer.segment));
+    assert_eq!(catalog.affected(None, 0).await.unwrap(), []);
+    let (pending, first) = (
+        catalog.pending().await.unwrap(),
+        catalog.affected(None, 500).await.unwrap(),
+    );
+    assert_eq!(pending.sessions, 8);
+    assert_eq!(pending.since, first.iter().map(|affected| affected.since).min());
+    for (name, _) in &expected {
+        catalog.forget_segment(name).await.unwrap();
+    }
+    assert_eq!(catalog.pending().await.unwrap(), Default::default());
 }
 
 pub async fn a_claim_that_ended_by_itself_may_have_left_bytes(subject: &dyn CatalogSubject) {
@@ -82,7 +135,6 @@ pub async fn a_claim_that_ended_by_itself_may_have_left_bytes(subject: &dyn Cata
         }
         store.erase(&key, at(99_000)).await.unwrap();
         assert!(pending(&catalog).await.1.contains(&late), "{id}");
-        assert!(catalog.is_pending(&key).await.unwrap());
     }
 }
 
@@ -180,6 +232,7 @@ pub async fn a_restore_after_an_erasure_brings_nothing_back(subject: &dyn Catalo
     let restored = catalog.restored(&key, epoch, &owner, at(20_000)).await;
     assert_eq!(restored.unwrap(), None);
     assert_refused(&store, &key, Kind::SessionErased).await;
+    mark_all(&catalog).await;
     for gone in [&copy.pointer.segment, &owner] {
         catalog.forget_segment(gone).await.unwrap();
     }

@@ -46,7 +46,8 @@ macro_rules! catalog_conformance {
                 a_commit_after_its_claim_ended_does_nothing,
                 a_commit_needs_its_own_claim,
                 a_repeated_commit_counts,
-                a_later_copy_takes_the_place_of_an_earlier_one;
+                a_later_copy_takes_the_place_of_an_earlier_one,
+                a_moved_copy_leaves_the_rest_as_it_was;
             tidying:
                 a_deletion_takes_the_named_events_under_its_epoch,
                 a_committed_session_is_untidy_at_once,
@@ -68,7 +69,15 @@ macro_rules! catalog_conformance {
                 a_tombstone_outlives_its_time_while_segments_are_left,
                 a_forgotten_segment_leaves_the_others,
                 a_commit_after_an_erasure_does_nothing,
-                a_restore_after_an_erasure_brings_nothing_back;
+                a_restore_after_an_erasure_brings_nothing_back,
+                segments_of_erased_sessions_are_walked_in_the_order_of_their_names;
+            expiring:
+                an_archived_session_expires_as_if_it_were_erased,
+                what_expires_must_be_archived_there_under_that_epoch,
+                what_is_claimed_does_not_expire,
+                of_racing_restores_and_expiries_one_wins,
+                hot_events_of_what_expires_go_too,
+                sessions_of_a_segment_are_found_by_their_pointers;
             locating:
                 a_segment_is_needed_while_claimed_or_pointed_to,
                 segments_are_paged_in_the_order_of_their_names,
@@ -78,14 +87,29 @@ macro_rules! catalog_conformance {
             adopting:
                 an_adopted_session_is_as_it_was_archived,
                 a_newer_copy_wins_in_any_order,
-                nothing_is_adopted_over_a_hot_session_or_a_tombstone,
+                nothing_is_adopted_over_a_tombstone,
                 an_adopted_session_can_be_restored,
                 an_erased_copy_is_a_tombstone_from_the_first,
-                an_erased_copy_takes_nothing_but_what_points_to_it;
+                an_erased_copy_takes_nothing_but_what_is_older;
+            setting_back:
+                a_store_knows_the_copies_that_it_made_and_no_others,
+                what_is_known_is_never_adopted,
+                an_epoch_is_never_given_twice,
+                a_hot_session_is_pointed_to_a_copy_and_keeps_its_events,
+                a_claim_on_a_session_that_is_pointed_elsewhere_is_void,
+                two_copies_are_merged_under_a_claim,
+                a_merge_under_a_lost_claim_changes_nothing,
+                a_copy_from_after_an_erasure_waits_for_its_end,
+                what_was_erased_is_erased_again_if_it_is_older,
+                a_walk_meets_every_session_once_and_no_tombstone;
+            marking:
+                an_erasure_owes_a_marker_until_it_is_written,
+                a_session_that_was_never_archived_owes_none,
+                a_claim_that_was_given_up_after_writing_is_remembered,
+                segments_are_told_by_range_and_by_what_was_left;
             idling:
-                a_session_in_use_is_not_ended,
-                an_idle_session_is_ended_once,
-                an_idle_end_that_races_an_append_is_consistent,
+                what_was_archived_or_restored_is_not_found_idle;
+            recording:
                 runs_are_kept_newest_first,
                 old_runs_are_dropped;
             interleaving:
@@ -230,10 +254,19 @@ pub async fn hot(store: &Arc<dyn Store>, key: &SessionKey) -> (Vec<Event>, Optio
     (page.items, page.archived)
 }
 
-/// The segments that erased sessions still have bytes in, in the order of their names; with how many such sessions
-/// there are.
+/// The erasure markers that are owed were written.
+pub async fn mark_all(catalog: &Arc<dyn Catalog>) {
+    let owed = catalog.unmarked(500).await.unwrap();
+    let owed: Vec<SessionKey> = owed.into_iter().map(|unmarked| unmarked.key).collect();
+    catalog.marked(&owed).await.unwrap();
+}
+
+/// The segments that erased sessions still have bytes in once the markers that are owed were written, in the order of
+/// their names; with how many such sessions there are.
 pub async fn pending(catalog: &Arc<dyn Catalog>) -> (u64, Vec<SegmentName>) {
-    let mut pending = catalog.pending(500).await.unwrap();
-    pending.segments.sort();
-    (pending.sessions, pending.segments)
+    mark_all(catalog).await;
+    let affected = catalog.affected(None, 500).await.unwrap();
+    let mut segments: Vec<_> = affected.into_iter().map(|affected| affected.segment).collect();
+    segments.sort();
+    (catalog.pending().await.unwrap().sessions, segments)
 }

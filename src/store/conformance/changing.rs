@@ -73,7 +73,7 @@ pub async fn the_first_end_decides(subject: &dyn Subject) {
         reason: Some("hung up".to_owned()),
         ended_at: None,
     };
-    assert!(expected.end(&failed, at(9)));
+    assert!(expected.end(&failed, at(9), None));
     assert_eq!(store.end(&key, &failed, at(9)).await.unwrap(), expected);
     for later in [failed, End::default()] {
         let again = store.end(&key, &later, at(99)).await.unwrap();

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use colloquy::{
     domain::SessionKey,
-    store::catalog::{Claim, Claimed, Due},
+    store::catalog::{Claim, Claimed, Due, Written},
 };
 
 use super::{
@@ -87,7 +87,10 @@ pub async fn every_claim_gives_a_greater_epoch(subject: &dyn CatalogSubject) {
         if epochs.len() == 2 {
             assert!(commit(&catalog, &claimed, &owner).await);
         } else {
-            catalog.release(&[claimed], &owner).await.unwrap();
+            catalog
+                .release(&[claimed], &owner, Written::Nothing)
+                .await
+                .unwrap();
         }
     }
     assert!(epochs.windows(2).all(|pair| pair[0] < pair[1]), "{epochs:?}");
@@ -203,14 +206,17 @@ pub async fn a_released_claim_is_free_at_once(subject: &dyn CatalogSubject) {
     let owner = segment();
     let first = claim(&catalog, &key, Claim::Hot, &owner, LEASE).await;
     let claimed = std::slice::from_ref(&first);
-    catalog.release(claimed, &segment()).await.unwrap();
+    catalog
+        .release(claimed, &segment(), Written::Nothing)
+        .await
+        .unwrap();
     assert_eq!(due(&catalog).await, [], "only its owner gives a claim up");
-    catalog.release(claimed, &owner).await.unwrap();
+    catalog.release(claimed, &owner, Written::Nothing).await.unwrap();
     assert_eq!(due(&catalog).await, std::slice::from_ref(&key));
     assert!(!commit(&catalog, &first, &owner).await);
 
     let second = claim(&catalog, &key, Claim::Hot, &owner, LEASE).await;
-    catalog.release(claimed, &owner).await.unwrap();
+    catalog.release(claimed, &owner, Written::Nothing).await.unwrap();
     assert!(
         commit(&catalog, &second, &owner).await,
         "an earlier claim is not this one"

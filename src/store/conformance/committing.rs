@@ -220,3 +220,62 @@ pub async fn a_later_copy_takes_the_place_of_an_earlier_one(subject: &dyn Catalo
     let both = vec![first.pointer.segment, second.pointer.segment];
     assert_eq!(pending(&catalog).await, (1, both));
 }
+
+pub async fn a_moved_copy_leaves_the_rest_as_it_was(subject: &dyn CatalogSubject) {
+    let (catalog, store) = both(subject).await;
+    let (tidy, untidy) = (key("tidy"), key("untidy"));
+    let (before, _) = super::catalog::archived(&catalog, &tidy).await;
+    catalog.tidied(std::slice::from_ref(&before), None).await.unwrap();
+    ended(&store, &untidy).await;
+    archive_as(&catalog, &untidy, Claim::Hot).await;
+    let sessions = async || {
+        [
+            store.session(&tidy).await.unwrap(),
+            store.session(&untidy).await.unwrap(),
+        ]
+    };
+    let as_it_was = sessions().await;
+
+    let owner = segment();
+    let moved = [&tidy, &untidy].map(|key| async {
+        let claimed = claim(&catalog, key, Claim::Archived, &owner, LEASE).await;
+        Commit {
+            key: claimed.key,
+            epoch: claimed.epoch,
+            version: claimed.version,
+            pointer: pointer(&owner),
+        }
+    });
+    let moved: Vec<Commit> = futures_util::future::join_all(moved).await;
+    for _ in 0..2 {
+        let done = catalog.commit_moved(&moved, &owner).await.unwrap();
+        assert_eq!(done, [true, true], "and again");
+    }
+    assert_eq!(sessions().await, as_it_was);
+    for key in [&tidy, &untidy] {
+        assert_eq!(hot(&store, key).await.1, Some(pointer(&owner)));
+    }
+    let listed = catalog.untidy(500).await.unwrap();
+    let listed: Vec<_> = listed.into_iter().map(|archived| archived.key).collect();
+    assert_eq!(
+        listed,
+        std::slice::from_ref(&untidy),
+        "what was to be looked at still is, and no more"
+    );
+    // Under a claim that is no more, it does nothing.
+    let again = catalog
+        .claim(std::slice::from_ref(&tidy), Claim::Archived, &segment(), LEASE)
+        .await
+        .unwrap();
+    let late = Commit {
+        pointer: pointer(&segment()),
+        ..moved[0].clone()
+    };
+    assert_eq!(catalog.commit_moved(&[late], &owner).await.unwrap(), [false]);
+    assert!(again[0].epoch > moved[0].epoch);
+    store.erase(&tidy, at(99_000)).await.unwrap();
+    assert!(
+        pending(&catalog).await.1.contains(&before.pointer.segment),
+        "the copy before it"
+    );
+}

@@ -10,7 +10,7 @@ use colloquy::{
     domain::{Event, Pointer, SegmentName, SessionKey},
     store::{
         Store,
-        catalog::{Archived, Catalog, Claim, Claimed, Standing},
+        catalog::{Archived, Catalog, Claim, Claimed, Standing, Written},
     },
 };
 
@@ -177,7 +177,10 @@ impl Archiver {
         let next = self.random.below(self.held_up.len());
         match self.held_up.swap_remove(next) {
             Work::Commit { claimed, owner } if self.random.one_in(5) => {
-                self.catalog.release(&[claimed], &owner).await.unwrap();
+                self.catalog
+                    .release(&[claimed], &owner, Written::Nothing)
+                    .await
+                    .unwrap();
             }
             Work::Commit { claimed, owner } => {
                 if commit(&self.catalog, &claimed, &owner).await {

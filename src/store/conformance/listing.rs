@@ -3,7 +3,10 @@
 use std::{collections::HashSet, sync::Arc};
 
 use colloquy::{
-    domain::{End, Limit, Session, SessionFilter, SessionPosition, SessionQuery, Status, Tenant},
+    domain::{
+        End, Expected, Limit, Session, SessionFilter, SessionPatch, SessionPosition, SessionQuery, Status,
+        Tenant, UserId,
+    },
     store::Store,
 };
 
@@ -48,7 +51,7 @@ pub fn listed(sessions: &[Session], filter: &SessionFilter) -> Vec<Session> {
     let passes = |session: &&Session| {
         status.is_none_or(|status| session.status == status)
             && (user_id.is_none() || session.user_id == *user_id)
-            && started_after.is_none_or(|after| session.started_at > after)
+            && started_after.is_none_or(|after| session.started_at >= after)
             && started_before.is_none_or(|before| session.started_at < before)
     };
     let mut listed: Vec<_> = sessions.iter().filter(passes).cloned().collect();
@@ -104,6 +107,98 @@ pub async fn every_combination_of_filters_holds(subject: &dyn Subject) {
                     assert_eq!(read, expected, "{filter:?} {limit}");
                 }
             }
+        }
+    }
+}
+
+pub async fn adjacent_windows_share_no_session_and_leave_none_out(subject: &dyn Subject) {
+    let store = subject.store().await;
+    let sessions = open_mixed(&store, 36).await;
+    // On every start, a millisecond before it and one behind it, and without an end on either side.
+    let starts = [-7, 50, 100, 900].map(|ms| [ms - 1, ms, ms + 1]);
+    let edges: Vec<_> = starts.concat().into_iter().map(|ms| Some(at(ms))).collect();
+    let edges = [&[None], edges.as_slice(), &[None]].concat();
+    for status in [None, Some(Status::Active)] {
+        for user_id in [None, Some(the("anna"))] {
+            let whole = SessionFilter {
+                status,
+                user_id,
+                ..SessionFilter::default()
+            };
+            for limit in ["1", "500"] {
+                let mut found = Vec::new();
+                for window in edges.windows(2).rev() {
+                    let filter = SessionFilter {
+                        started_after: window[0],
+                        started_before: window[1],
+                        ..whole.clone()
+                    };
+                    found.extend(walk(&store, &Tenant::default(), &filter, the(limit)).await);
+                }
+                assert_eq!(found, listed(&sessions, &whole), "{whole:?} {limit}");
+            }
+        }
+    }
+}
+
+/// User ids that a database, a query or a file could take for something else.
+fn awkward_users() -> Vec<UserId> {
+    let long = ["é".repeat(128), "x".repeat(256), "\u{10ffff}".repeat(64)];
+    let short = [
+        "auth0|x",
+        "patients/1",
+        "Zo\u{eb}",
+        "Zoe\u{308}",
+        "ZO\u{cb}",
+        "日本",
+        " ",
+        "a b",
+        "a",
+        "$status",
+        "$$NOW",
+        "{\"$gt\":\"\"}",
+        "a.b",
+        "\"\\",
+        "'; DROP TABLE sessions; --",
+        "%",
+        "_",
+        "null",
+        "7",
+        "\u{2028}\u{fffd}\u{a0}",
+    ];
+    let all = short.iter().map(|text| (*text).to_owned()).chain(long);
+    all.map(|text| the(&text)).collect()
+}
+
+pub async fn a_user_id_of_any_text_is_kept_and_found(subject: &dyn Subject) {
+    let store = subject.store().await;
+    let users = awkward_users();
+    // Half of them are given at the opening, half by a patch.
+    for (n, user) in users.iter().enumerate() {
+        let mut one = session(&format!("s-{n:02}"));
+        one.user_id = (n % 2 == 0).then(|| user.clone());
+        store.open(&Tenant::default(), one, at(1_000)).await.unwrap();
+        if n % 2 == 1 {
+            let patch = SessionPatch {
+                user_id: Some(Some(user.clone())),
+                ..SessionPatch::default()
+            };
+            let of = key(&format!("s-{n:02}"));
+            let patched = store.patch(&of, &patch, &Expected::Any).await.unwrap();
+            assert_eq!(patched.user_id.as_ref(), Some(user));
+        }
+    }
+    for (n, user) in users.iter().enumerate() {
+        let stored = store.session(&key(&format!("s-{n:02}"))).await.unwrap();
+        assert_eq!(stored.user_id.as_ref(), Some(user));
+        for status in [None, Some(Status::Initiated)] {
+            let filter = SessionFilter {
+                status,
+                user_id: Some(user.clone()),
+                ..SessionFilter::default()
+            };
+            let found = walk(&store, &Tenant::default(), &filter, the("2")).await;
+            assert_eq!(found, std::slice::from_ref(&stored), "{user:?}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use colloquy::{
     domain::{Day, Kind, SegmentName, SessionKey},
-    store::catalog::{Claim, Standing},
+    store::catalog::{Claim, Standing, Written},
 };
 
 use super::{
@@ -25,7 +25,10 @@ pub async fn a_segment_is_needed_while_claimed_or_pointed_to(subject: &dyn Catal
     claims_ended(&catalog, &late).await;
     let given_up = claim(&catalog, &key, Claim::Hot, &released, LEASE).await;
     assert!(is_needed(&released).await);
-    catalog.release(&[given_up], &released).await.unwrap();
+    catalog
+        .release(&[given_up], &released, Written::Nothing)
+        .await
+        .unwrap();
     assert!(!is_needed(&released).await);
 
     let claimed = claim(&catalog, &key, Claim::Hot, &used, LEASE).await;

@@ -34,16 +34,21 @@ pub mod changing;
 pub mod claiming;
 pub mod committing;
 pub mod erasing;
+pub mod expiring;
 pub mod idling;
 pub mod interleaving;
 pub mod lasting;
 pub mod listing;
 pub mod locating;
+pub mod marking;
 pub mod model;
 pub mod opening;
+pub mod ordering;
 pub mod paging;
 pub mod racing;
+pub mod recording;
 pub mod restoring;
+pub mod setting_back;
 pub mod tidying;
 
 /// A database to test on.
@@ -76,7 +81,6 @@ macro_rules! store_conformance {
                 a_session_that_never_was_is_not_found;
             appending:
                 an_event_comes_back_as_it_was_given,
-                an_event_without_a_timestamp_has_the_servers,
                 a_replay_is_told_by_type_and_payload_alone,
                 an_id_with_another_type_or_payload_is_refused,
                 an_append_to_no_session_is_refused,
@@ -87,6 +91,13 @@ macro_rules! store_conformance {
                 a_batch_has_an_outcome_for_each_event_in_order,
                 an_empty_batch_is_no_work,
                 a_full_batch_is_stored_in_order;
+            ordering:
+                an_event_without_a_timestamp_has_that_of_its_seq,
+                events_that_the_store_stamps_read_as_they_were_accepted,
+                nothing_is_stamped_before_a_start_that_the_server_gave,
+                an_end_is_not_before_what_the_store_stamped,
+                reserved_numbers_are_given_once_in_whatever_order_they_come,
+                a_store_says_what_the_next_number_must_exceed;
             racing:
                 of_identical_appends_one_creates_and_the_rest_replay,
                 of_clashing_appends_one_wins_and_the_rest_agree_on_it,
@@ -103,6 +114,7 @@ macro_rules! store_conformance {
                 a_walk_of_any_page_size_meets_every_event_once,
                 a_walk_meets_every_event_that_was_there_when_it_began,
                 filters_hold_on_every_page,
+                adjacent_windows_share_no_event_and_leave_none_out,
                 a_page_ends_before_it_is_too_large,
                 a_large_session_is_walked_to_its_end,
                 a_position_need_not_be_that_of_an_event,
@@ -116,9 +128,20 @@ macro_rules! store_conformance {
             listing:
                 sessions_are_listed_newest_first,
                 every_combination_of_filters_holds,
+                adjacent_windows_share_no_session_and_leave_none_out,
+                a_user_id_of_any_text_is_kept_and_found,
                 a_position_need_not_be_that_of_a_session,
                 a_walk_of_the_listing_meets_every_session_that_was_there,
                 a_change_of_status_moves_a_session_between_listings;
+            idling:
+                only_sessions_that_go_on_and_were_not_used_are_found_idle,
+                idleness_goes_by_the_opening_and_not_by_the_start,
+                an_idle_session_is_ended_once,
+                what_was_used_ended_or_erased_since_it_was_found_is_not_ended,
+                sessions_in_use_keep_none_from_being_found,
+                sweeps_side_by_side_end_each_session_once,
+                an_append_acknowledged_before_the_end_prevents_it,
+                of_an_append_and_the_end_of_an_idle_session_one_wins;
             erasing:
                 erasure_hides_everything_at_once,
                 an_erased_id_is_refused_until_its_time,
@@ -159,14 +182,14 @@ pub fn key(id: &str) -> SessionKey {
     SessionKey::new(Tenant::default(), the(id))
 }
 
-/// An initiated session, as the server opens it.
+/// An initiated session.
 pub fn session(id: &str) -> Session {
     Session::opened(NewSession::default(), the(id), at(1_000))
 }
 
-/// Opens the session that `key` names; it must be new.
+/// Opens the session that `key` names; it must be new. It starts before it is opened, so any `seq` will do for its events.
 pub async fn open(store: &Arc<dyn Store>, key: &SessionKey) -> Session {
-    let opened = store.open(&key.tenant, session(key.id.as_str()), at(1_000)).await;
+    let opened = store.open(&key.tenant, session(key.id.as_str()), at(1_001)).await;
     let opened = opened.unwrap();
     assert!(opened.created, "{key} was there already");
     opened.session
@@ -182,8 +205,8 @@ pub fn event(key: &SessionKey, id: &str) -> Append {
             payload: object(&format!(r#"{{"text":"{id}"}}"#)),
             timestamp: None,
         },
-        now: at(5_000),
         seq: 1,
+        reserved: false,
     }
 }
 

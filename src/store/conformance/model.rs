@@ -202,9 +202,14 @@ impl History {
             payload: object(random.pick(&[r#"{"a":1,"b":2}"#, r#"{"b":2.0,"a":1}"#, "{}"])),
             timestamp: random.some(|random| at(random.below(50) as i64)),
         };
-        let (seq, now) = (random.below(100) as i64 - 20, at(self.now));
+        let seq = random.below(100) as i64 - 20;
         let key = self.some_key();
-        Append { key, event, now, seq }
+        Append {
+            key,
+            event,
+            seq,
+            reserved: false,
+        }
     }
 
     async fn patch(&mut self, key: &SessionKey) {
@@ -240,8 +245,8 @@ impl History {
         let refusals = self.refusals(key);
         match self.live(key) {
             None => assert!(refusals.contains(&kind(outcome))),
-            Some((session, _)) => {
-                session.end(&end, now);
+            Some((session, events)) => {
+                session.end(&end, now, events.iter().map(|event| event.seq).max());
                 assert_eq!(outcome.unwrap(), *session);
             }
         }
@@ -373,14 +378,7 @@ fn check_append(
         Some(last) if append.seq <= last => assert!(seq > last),
         _ => assert_eq!(seq, append.seq),
     }
-    let event = Event {
-        id: new.id,
-        session: id,
-        seq,
-        event_type: new.event_type,
-        payload: new.payload,
-        timestamp: new.timestamp.unwrap_or(append.now),
-    };
+    let event = new.accepted(id, seq);
     assert_eq!((&appended.event, appended.replayed), (&event, false));
     events.push(event);
     if session.status == Status::Initiated {

@@ -149,6 +149,36 @@ pub async fn filters_hold_on_every_page(subject: &dyn Subject) {
     }
 }
 
+pub async fn adjacent_windows_share_no_event_and_leave_none_out(subject: &dyn Subject) {
+    let (store, key) = (subject.store().await, key("s"));
+    open(&store, &key).await;
+    let all = store_mixed(&store, &key, 64).await;
+    let times = [-2, 0, 3, 5, 900].map(|ms| [ms - 1, ms, ms + 1]);
+    let edges: Vec<_> = times.concat().into_iter().map(|ms| Some(at(ms))).collect();
+    let edges = [&[None], edges.as_slice(), &[None]].concat();
+    for event_type in [None, Some("system")] {
+        for limit in ["1", "500"] {
+            let mut found = Vec::new();
+            for window in edges.windows(2).filter(|window| window[0] != window[1]) {
+                let filter = EventFilter {
+                    event_type: event_type.map(the),
+                    since: window[0],
+                    until: window[1],
+                };
+                let query = EventQuery {
+                    filter,
+                    limit: the(limit),
+                    ..everything()
+                };
+                found.extend(walk(&store, &key, query).await);
+            }
+            let is_wanted = |event: &&Event| event_type.is_none_or(|only| event.event_type == the(only));
+            let wanted: Vec<_> = all.iter().filter(is_wanted).cloned().collect();
+            assert_eq!(found, wanted, "{event_type:?} {limit}");
+        }
+    }
+}
+
 fn passes(filter: &EventFilter, event: &Event) -> bool {
     let EventFilter {
         event_type,

@@ -105,7 +105,7 @@ pub async fn an_append_that_races_the_end_is_there_or_refused(subject: &dyn Subj
         let (store, key) = (store.clone(), key.clone());
         async move {
             if n == 16 {
-                store.end(&key, &End::default(), at(9)).await.unwrap();
+                store.end(&key, &End::default(), at(9_000)).await.unwrap();
                 let late = append(&store, event(&key, "late")).await;
                 assert_eq!(kind(late), Kind::SessionEnded);
                 return None;
@@ -126,7 +126,7 @@ pub async fn an_append_that_races_the_end_is_there_or_refused(subject: &dyn Subj
     }
     let ended = store.session(&key).await.unwrap();
     assert_eq!(ended.status, Status::Completed);
-    assert_eq!(ended.ended_at, Some(at(9)));
+    assert_eq!(ended.ended_at, Some(at(9_000)));
 }
 
 pub async fn an_append_that_races_erasure_leaves_nothing_behind(subject: &dyn Subject) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use colloquy::{
     domain::Kind,
-    store::catalog::{Claim, Standing},
+    store::catalog::{Claim, Standing, Written},
 };
 
 use super::{
@@ -146,7 +146,10 @@ pub async fn what_a_restore_that_was_given_up_brought_back_is_looked_at(subject:
         .bring_back(&key, claimed.epoch, &events[..2])
         .await
         .unwrap();
-    catalog.release(&[claimed], &owner).await.unwrap();
+    catalog
+        .release(&[claimed], &owner, Written::Nothing)
+        .await
+        .unwrap();
     tokio::time::timeout(Duration::from_secs(30), async {
         while catalog.untidy(500).await.unwrap().is_empty() {
             tokio::time::sleep(SHORT_LEASE / 8).await;

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use colloquy::{
-    domain::{Event, EventQuery, Limit, NewEvent, NewSession, Order, Session, SessionKey, Tenant, Timestamp},
+    domain::{
+        Event, EventPosition, EventQuery, Limit, NewEvent, NewSession, Order, Session, SessionKey, Tenant,
+        Timestamp,
+    },
     store::{
         Append, Store,
         catalog::Catalog,
@@ -18,6 +21,8 @@ mod archive;
 mod documents;
 mod endpoints;
 mod faults;
+mod filters;
+mod idle;
 mod processes;
 mod profile;
 mod setup;
@@ -69,7 +74,7 @@ pub fn key(id: &str) -> SessionKey {
 
 pub async fn open(store: &Arc<dyn Store>, id: &str) -> Session {
     let session = Session::opened(NewSession::default(), id.parse().unwrap(), at(1_000));
-    let opened = store.open(&Tenant::default(), session, at(1_000)).await.unwrap();
+    let opened = store.open(&Tenant::default(), session, at(1_001)).await.unwrap();
     assert!(opened.created);
     opened.session
 }
@@ -80,8 +85,8 @@ pub fn event(session: &str, id: &str, seq: i64) -> Append {
     Append {
         key: key(session),
         event: NewEvent::read(json.as_bytes(), "").unwrap(),
-        now: at(5_000),
         seq,
+        reserved: false,
     }
 }
 
@@ -108,6 +113,23 @@ pub async fn events(store: &Arc<dyn Store>, session: &str) -> Vec<Event> {
         .await
         .unwrap()
         .items
+}
+
+/// All events of a session, whatever their number.
+pub async fn walked(store: &Arc<dyn Store>, session: &str) -> Vec<Event> {
+    let (mut events, mut after) = (Vec::new(), None);
+    loop {
+        let query = EventQuery {
+            after: after.take(),
+            ..everything(Order::Ascending)
+        };
+        let page = store.events(&key(session), &query).await.unwrap();
+        events.extend(page.items);
+        match events.last().filter(|_| page.has_more) {
+            Some(last) => after = Some(EventPosition::from(last)),
+            None => return events,
+        }
+    }
 }
 
 /// Longer than a call may take with `quick`, shorter than anybody would call a hang.

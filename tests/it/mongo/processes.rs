@@ -45,11 +45,17 @@ async fn whoever_is_second_learns_it_in_another_process_too() {
     }
 }
 
-/// Events of two processes may share a timestamp and a number; the id orders them, and a walk of any page size
-/// meets each once.
+/// Events of two processes that bring a timestamp may share it and a number; the id orders them, and a walk of any page
+/// size meets each once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_walk_keeps_its_order_where_numbers_are_the_same() {
     use colloquy::domain::{EventPosition, Order};
+
+    let event = |session: &str, id: &str, seq: i64| {
+        let mut event = event(session, id, seq);
+        event.event.timestamp = Some(at(7));
+        event
+    };
 
     let url = engines::mongodb().await;
     colloquy::store::mongo::init(&url, &options(), 1).await.unwrap();

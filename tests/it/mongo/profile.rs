@@ -15,7 +15,7 @@ use colloquy::{
     service::{GroupLimits, Limits, PageQuery, Service},
     store::{
         Store,
-        catalog::{Archived, Catalog, Claim, Commit},
+        catalog::{Adopted, Archived, Catalog, Claim, Commit, Written},
         mongo,
     },
 };
@@ -207,8 +207,9 @@ async fn every_statement_of_the_request_path_names_the_shard_key() {
 
 /// What each statement of the archive says of itself; updates of many sessions say nothing, and are counted by what
 /// they ask for.
-const OF_ARCHIVE: [&str; 13] = [
+const OF_ARCHIVE: [&str; 15] = [
     "colloquy: archive listing",
+    "colloquy: idle listing",
     "colloquy: claim",
     "colloquy: standing",
     "colloquy: delete archived",
@@ -220,6 +221,7 @@ const OF_ARCHIVE: [&str; 13] = [
     "colloquy: last seq",
     "colloquy: end",
     "colloquy: erase",
+    "colloquy: expire",
     "colloquy: open",
 ];
 
@@ -234,7 +236,10 @@ async fn archive_everything(catalog: &Arc<dyn Catalog>) {
     let owner = segment();
     let claimed = catalog.claim(&keys, Claim::Hot, &owner, LEASE).await.unwrap();
     catalog.renew(&claimed, &owner, LEASE).await.unwrap();
-    catalog.release(&claimed[20..], &owner).await.unwrap();
+    catalog
+        .release(&claimed[20..], &owner, Written::Nothing)
+        .await
+        .unwrap();
     let commits = claimed[..20].iter().map(|claimed| Commit {
         key: claimed.key.clone(),
         epoch: claimed.epoch,
@@ -270,7 +275,21 @@ async fn archive_everything(catalog: &Arc<dyn Catalog>) {
     for key in &keys[..4] {
         store.erase(key, at(99_000)).await.unwrap();
     }
-    assert_eq!(catalog.pending(10).await.unwrap().sessions, 4);
+    assert_eq!(catalog.pending().await.unwrap().sessions, 4);
+    assert_eq!(catalog.unmarked(10).await.unwrap().len(), 4);
+    catalog.marked(&keys[..4]).await.unwrap();
+    assert_eq!(catalog.known(&owner, &keys).await.unwrap().len(), keys.len());
+    assert_eq!(
+        catalog.pointed_to(None, Some(&owner), 10).await.unwrap(),
+        std::slice::from_ref(&owner)
+    );
+    assert!(catalog.residual(10).await.unwrap().contains(&owner));
+    assert_eq!(catalog.walk(Some(&keys[7]), 5).await.unwrap().len(), 5);
+    assert!(!catalog.affected(None, 10).await.unwrap().is_empty());
+    let mut expiring = catalog.archived_in(&owner, 100).await.unwrap();
+    assert_eq!(expiring.len(), 16);
+    expiring.retain(|archived| keys[18..20].contains(&archived.key));
+    assert_eq!(catalog.expire(&expiring, at(99_000)).await.unwrap(), [true, true]);
     catalog.forget_segment(&owner).await.unwrap();
     let stub = store.session(&keys[5]).await.unwrap();
     for (n, id) in ["found", "s-5"].into_iter().enumerate() {
@@ -289,13 +308,36 @@ async fn archive_everything(catalog: &Arc<dyn Catalog>) {
             )
             .await
             .unwrap();
-        catalog.adopt_erased(&found, at(9_000)).await.unwrap();
+        catalog.adopt_erased(&found, at(8_000), at(9_000)).await.unwrap();
     }
+    let (hot, merging) = (&keys[25], segment());
+    let again = Archived {
+        key: hot.clone(),
+        epoch: 1,
+        pointer: pointer(&segment()),
+    };
+    let newer = Session {
+        id: hot.id.clone(),
+        ..stub.clone()
+    };
+    assert_eq!(catalog.adopt(&again, &newer).await.unwrap(), Adopted::Moved);
+    let claimed = claim(catalog, hot, Claim::Archived, &merging, LEASE).await;
+    let other = Archived {
+        pointer: pointer(&segment()),
+        ..again
+    };
+    let merged = catalog.merge(&claimed, &merging, &other, &newer, true).await;
+    assert!(merged.unwrap());
+    let older = catalog.erase_older(hot, at(9_000_000_000_000), at(9_000)).await;
+    assert!(older.unwrap());
     open(&store, "idle").await;
     append(&store, event("idle", "e", 1)).await.unwrap();
-    let ended = catalog
-        .end_if_idle(&key("idle"), at(900_000), "idle", at(1_000_000))
-        .await;
+    let idle = store
+        .find_idle(at(900_000), at(960_000), 10)
+        .await
+        .unwrap()
+        .sessions;
+    let ended = store.end_idle(&idle[0], "idle", at(1_000_000)).await;
     assert!(ended.unwrap().is_some());
     store.upkeep(at(1_000)).await.unwrap();
 }

@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use mongodb::{
     IndexModel,
     bson::{Document, doc},
+    options::IndexOptions,
 };
 
 use super::{database, options};
@@ -133,16 +134,22 @@ async fn what_is_there_but_different_is_reported_and_left_alone() {
     let url = engines::mongodb().await;
     let events = database(&url).await.collection::<Document>("events");
     let other = IndexModel::builder()
-        .keys(doc! { "session": 1, "timestamp": 1, "seq": 1 })
+        .keys(doc! { "session": 1, "timestamp": 1, "seq": 1, "type": 1 })
         .build();
     events.create_index(other).await.unwrap();
     for report in [init(&url).await, check(&url).await] {
         let wrong = only_wrong(&report);
-        assert!(wrong.what.contains("session_1_timestamp_1_seq_1"), "{report}");
+        assert!(
+            wrong.what.contains("session_1_timestamp_1_seq_1_type_1"),
+            "{report}"
+        );
         assert!(wrong.what.contains("drop it"), "{report}");
     }
     assert!(MongoStore::connect(&url, options()).await.is_err());
-    events.drop_index("session_1_timestamp_1_seq_1").await.unwrap();
+    events
+        .drop_index("session_1_timestamp_1_seq_1_type_1")
+        .await
+        .unwrap();
     assert!(init(&url).await.is_ready());
 }
 
@@ -186,7 +193,7 @@ async fn what_was_set_up_before_there_was_an_archive_is_brought_up_to_date() {
     init(&url).await;
     let database = database(&url).await;
     let sessions = database.collection::<Document>("sessions");
-    for index in ["end", "tidy", "segment", "owner", "left"] {
+    for index in ["end_use", "tidy", "segment", "owner", "left"] {
         sessions.drop_index(index).await.unwrap();
     }
     database
@@ -210,6 +217,123 @@ async fn what_was_set_up_before_there_was_an_archive_is_brought_up_to_date() {
     assert_eq!(of(&done, State::Done), 8, "{done}");
     assert_eq!(of(&check(&url).await, State::Fine), done.0.len());
     MongoStore::connect(&url, options()).await.unwrap();
+}
+
+/// Puts an index of the version before this one in the place of the one that superseded it.
+async fn take_back(
+    url: &str,
+    collection: &str,
+    (old, new): (&str, &str),
+    key: Document,
+    only: Option<Document>,
+) {
+    let collection = database(url).await.collection::<Document>(collection);
+    collection.drop_index(new).await.unwrap();
+    let options = IndexOptions::builder()
+        .name(old.to_owned())
+        .partial_filter_expression(only)
+        .build();
+    let index = IndexModel::builder().keys(key).options(options).build();
+    collection.create_index(index).await.unwrap();
+}
+
+/// First `init`, then the new processes, and only then without the old indexes: processes of the version before name them.
+#[tokio::test(flavor = "multi_thread")]
+async fn superseded_indexes_stay_until_they_are_to_be_dropped() {
+    let url = engines::mongodb().await;
+    init(&url).await;
+    let by_place = doc! { "session": 1, "timestamp": 1, "seq": 1 };
+    take_back(
+        &url,
+        "events",
+        ("session_order", "session_order_type"),
+        by_place,
+        None,
+    )
+    .await;
+    let by_user = doc! { "tenant": 1, "userId": 1, "startedAt": -1, "sessionId": -1 };
+    let users = ("tenant_user_start", "tenant_user_start_status");
+    take_back(
+        &url,
+        "sessions",
+        users,
+        by_user,
+        Some(doc! { "userId": { "$exists": true } }),
+    )
+    .await;
+    let ended = doc! { "archived": false, "endedAt": { "$exists": true } };
+    take_back(
+        &url,
+        "sessions",
+        ("end", "end_use"),
+        doc! { "endedAt": 1 },
+        Some(ended),
+    )
+    .await;
+
+    let of = |report: &Report, state| report.0.iter().filter(|finding| finding.state == state).count();
+    let states = |report: &Report| {
+        [State::Missing, State::Outdated, State::Done, State::Wrong].map(|state| of(report, state))
+    };
+    let before = check(&url).await;
+    assert_eq!(states(&before), [3, 3, 0, 0], "{before}");
+    let refused = MongoStore::connect(&url, options()).await.unwrap_err();
+    assert!(refused.detail().contains("colloquy init"), "{refused}");
+    let made = init(&url).await;
+    assert_eq!(states(&made), [0, 3, 3, 0], "{made}");
+    assert!(
+        made.to_string().contains("colloquy init --drop-superseded"),
+        "{made}"
+    );
+    MongoStore::connect(&url, options()).await.unwrap();
+    for again in [init(&url).await, check(&url).await] {
+        assert_eq!(states(&again), [0, 3, 0, 0], "{again}");
+    }
+    let drop = async || {
+        mongo::init_and_drop_superseded(&url, &options(), CHUNKS_DEFAULT)
+            .await
+            .unwrap()
+    };
+    let dropped = drop().await;
+    assert_eq!(states(&dropped), [0, 0, 3, 0], "{dropped}");
+    for again in [drop().await, init(&url).await, check(&url).await] {
+        assert_eq!(states(&again), [0; 4], "{again}");
+    }
+    MongoStore::connect(&url, options()).await.unwrap();
+}
+
+/// Without the index that is to do its work, the old one is all there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_superseded_index_stays_while_the_new_one_is_not_right() {
+    let url = engines::mongodb().await;
+    init(&url).await;
+    let by_place = doc! { "session": 1, "timestamp": 1, "seq": 1 };
+    take_back(
+        &url,
+        "events",
+        ("session_order", "session_order_type"),
+        by_place,
+        None,
+    )
+    .await;
+    let options_of = IndexOptions::builder()
+        .name("session_order_type".to_owned())
+        .build();
+    let other = IndexModel::builder()
+        .keys(doc! { "session": 1 })
+        .options(options_of)
+        .build();
+    let events = database(&url).await.collection::<Document>("events");
+    events.create_index(other).await.unwrap();
+    let report = mongo::init_and_drop_superseded(&url, &options(), CHUNKS_DEFAULT)
+        .await
+        .unwrap();
+    assert!(
+        only_wrong(&report).what.contains("session_order_type"),
+        "{report}"
+    );
+    let names = events.list_index_names().await.unwrap();
+    assert!(names.iter().any(|name| name == "session_order"), "{names:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,8 +7,9 @@ use mongodb::{
 };
 
 /// What the statements that may ask every shard say of themselves.
-const BROADCASTS: [&str; 3] = [
+const BROADCASTS: [&str; 4] = [
     "colloquy: listing",
+    "colloquy: idle listing",
     "colloquy: upkeep",
     "colloquy: archive listing",
 ];
@@ -26,11 +27,12 @@ pub async fn watch(database: &Database) {
     run(doc! { "profile": 2 }).await;
 }
 
-/// The statements on our collections since [`watch`], but for the look at the indexes with which a process starts.
+/// The statements on our collections since [`watch`], but for the look at the indexes with which a process starts, and the
+/// driver's word that it wants no more of a cursor, which goes where the cursor is.
 pub async fn seen(database: &Database) -> Vec<Document> {
     let ours = ["sessions", "events"].map(|name| format!("{}.{name}", database.name()));
     let profile = database.collection::<Document>("system.profile");
-    let filter = doc! { "ns": { "$in": ours.to_vec() }, "command.listIndexes": { "$exists": false } };
+    let filter = doc! { "ns": { "$in": ours.to_vec() }, "command.listIndexes": { "$exists": false }, "command.killCursors": { "$exists": false } };
     let mut found = profile.find(filter).await.expect("the profile");
     let mut seen = Vec::new();
     while found.advance().await.expect("the profile") {
@@ -74,7 +76,7 @@ fn fault(statement: &Document) -> Option<&'static str> {
 /// The command, or for a further batch of a cursor the one that opened it.
 fn said(statement: &Document) -> &Document {
     let said = statement.get_document("command").expect("a command");
-    said.get_document("originatingCommand").unwrap_or(said)
+    statement.get_document("originatingCommand").unwrap_or(said)
 }
 
 /// Whether one shard can answer, by what the statement asks for: a value, values, or a range closed on both sides.
@@ -96,7 +98,15 @@ fn is_targeted(statement: &Document) -> bool {
             .find_map(|name| said.get_document(*name).ok())
             .or_else(stage),
     };
-    match filter.and_then(|filter| filter.get(shard_key)) {
+    filter.is_some_and(|filter| is_on_one_shard(filter, shard_key))
+}
+
+fn is_on_one_shard(filter: &Document, shard_key: &str) -> bool {
+    if let Ok(branches) = filter.get_array("$or") {
+        let mut branches = branches.iter().filter_map(Bson::as_document);
+        return filter.len() == 1 && branches.all(|branch| is_on_one_shard(branch, shard_key));
+    }
+    match filter.get(shard_key) {
         Some(Bson::String(_)) => true,
         Some(Bson::Document(range)) => {
             range.contains_key("$in") || (range.contains_key("$gte") && range.contains_key("$lt"))
@@ -115,11 +125,15 @@ fn a_broadcast_is_noticed() {
     assert!(is_targeted(&find(
         doc! { "session": { "$gte": "s", "$lt": "s$" } }
     )));
+    assert!(is_targeted(&find(
+        doc! { "$or": [{ "session": "s", "seq": 1 }, { "session": "s", "seq": { "$gt": 1 } }] }
+    )));
     for broadcast in [
         doc! {},
         doc! { "_id": "e" },
         doc! { "eventId": "e" },
         doc! { "session": { "$gt": "s" } },
+        doc! { "$or": [{ "session": "s", "seq": 1 }, { "seq": 2 }] },
     ] {
         assert!(!is_targeted(&find(broadcast)));
     }
