@@ -22,7 +22,7 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
-    Begun, Cache, Change, Found, Health, Lease, Lookup, Place, Query, Rendered,
+    Begun, Cache, Change, Found, Health, Lease, Lookup, Place, Query, Rendered, Wanted,
     pages::{Pages, Stamp},
 };
 use crate::domain::{Limit, SessionKey};
@@ -54,6 +54,7 @@ struct Counts {
     hits: AtomicU64,
     misses: AtomicU64,
     pending: AtomicU64,
+    behind: AtomicU64,
 }
 
 impl MemoryCache {
@@ -108,13 +109,13 @@ fn is_carried_out(change: Change<'_>) -> bool {
         Change::Session(_) => true,
         Change::Events(events) => !events.is_empty(),
         // What was refused may have been so before it came to the writer; a session that is gone may be no write at all.
-        Change::Nothing | Change::Unknown | Change::Replaced => false,
+        Change::Nothing | Change::Unknown { .. } | Change::Replaced | Change::Opened { .. } => false,
     }
 }
 
 #[async_trait]
 impl Cache for MemoryCache {
-    async fn begin(&self, key: &SessionKey, _events: usize) -> Begun {
+    async fn begin(&self, key: &SessionKey, _wanted: Wanted) -> Begun {
         self.slots[self.slot(key)].fetch_add(ONE_BEGUN + 1, Ordering::SeqCst);
         Begun {
             marked: true,
@@ -125,7 +126,7 @@ impl Cache for MemoryCache {
 
     async fn finish(&self, begun: Begun, change: Change<'_>) {
         let slot = self.slot(&begun.key);
-        if matches!(change, Change::Unknown) {
+        if matches!(change, Change::Unknown { .. }) {
             let given_up_at = self.begun.load(Ordering::SeqCst);
             if self.doubts().insert(slot, given_up_at).is_none() {
                 return;
@@ -137,6 +138,11 @@ impl Cache for MemoryCache {
     }
 
     async fn read(&self, key: &SessionKey, query: &Query) -> Lookup {
+        if query.min_seq.is_some() {
+            // A copy does not tell which events it holds.
+            self.counts.behind.fetch_add(1, Ordering::Relaxed);
+            return Lookup::Bypass;
+        }
         // Before anything is asked of the store, and before the copy is looked at.
         let writes = self.slots[self.slot(key)].load(Ordering::SeqCst);
         if writes & UNDER_WAY != 0 {
@@ -174,8 +180,14 @@ impl Cache for MemoryCache {
             hits,
             misses,
             pending,
+            behind,
         } = &self.counts;
-        let counts = [("hit_copy", hits), ("miss", misses), ("bypass_pending", pending)];
+        let counts = [
+            ("hit_copy", hits),
+            ("miss", misses),
+            ("bypass_pending", pending),
+            ("bypass_behind", behind),
+        ];
         counts
             .map(|(name, count)| (name, count.load(Ordering::Relaxed)))
             .into()

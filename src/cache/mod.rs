@@ -27,21 +27,27 @@ pub use redis::{RedisCache, RedisOptions, RedisUrl, link};
 /// No method fails: a cache that can't do its part has the store asked instead.
 #[async_trait]
 pub trait Cache: Send + Sync + 'static {
-    /// Announces a write to a session; `events` is how many sequence numbers it needs. To be called before the store is
-    /// asked, and to be followed by [`finish`](Self::finish) once that answered, whatever it said.
-    async fn begin(&self, key: &SessionKey, events: usize) -> Begun;
+    /// Announces a write to a session that wants these sequence numbers. To be called before the store is asked, and to be
+    /// followed by [`finish`](Self::finish) once that answered, whatever it said.
+    async fn begin(&self, key: &SessionKey, wanted: Wanted) -> Begun;
 
     /// Takes note of what the store made of a write. Once this returns, no read that begins will miss it: only then may
     /// the write be acknowledged.
     async fn finish(&self, begun: Begun, change: Change<'_>);
 
     /// [`begin`](Self::begin), for writes to several sessions at once; what is given is in their order.
-    async fn begin_all(&self, writes: &[(SessionKey, usize)]) -> Vec<Begun> {
+    async fn begin_all(&self, writes: &[(SessionKey, Wanted)]) -> Vec<Begun> {
         let mut begun = Vec::with_capacity(writes.len());
-        for (key, events) in writes {
-            begun.push(self.begin(key, *events).await);
+        for (key, wanted) in writes {
+            begun.push(self.begin(key, *wanted).await);
         }
         begun
+    }
+
+    /// Reserves sequence numbers for writes that began with [`Numbers::AboveStore`]; gives the first of each, or `None` where
+    /// there are none to be had.
+    async fn reserve_all(&self, writes: &[Reserve]) -> Vec<Option<i64>> {
+        vec![None; writes.len()]
     }
 
     /// [`finish`](Self::finish), for several at once.
@@ -77,6 +83,36 @@ pub trait Cache: Send + Sync + 'static {
     async fn close(&self);
 }
 
+/// The sequence numbers that a write needs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted {
+    /// How many; none by default.
+    pub count: usize,
+    /// The replica's own clock, in microseconds since 1970.
+    pub own_us: i64,
+}
+
+/// Where the sequence numbers of a write come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Numbers {
+    /// From the replica's own clock: the cache reserves none, or can't be reached.
+    #[default]
+    Own,
+    /// They are reserved, as many as were wanted, from this one on.
+    Reserved(i64),
+    /// From [`Cache::reserve_all`], which must be told what the store has.
+    AboveStore,
+}
+
+/// A write that numbers are to be reserved for.
+#[derive(Debug, Clone)]
+pub struct Reserve {
+    pub key: SessionKey,
+    pub wanted: Wanted,
+    /// What [`Store::last_seqs`](crate::store::Store::last_seqs) said after the write was announced.
+    pub above: Option<i64>,
+}
+
 /// A write that was announced, or could not be.
 #[derive(Debug)]
 pub struct Begun {
@@ -86,8 +122,7 @@ pub struct Begun {
     marked: bool,
     /// There is something that the change must be applied to.
     cached: bool,
-    /// The first of the sequence numbers asked for, from a clock that all replicas share.
-    pub first_seq: Option<i64>,
+    pub numbers: Numbers,
     /// Which write it is, of those that began in this process; where that is counted.
     nth: u64,
 }
@@ -100,7 +135,7 @@ impl Begun {
             token,
             marked: false,
             cached: false,
-            first_seq: None,
+            numbers: Numbers::Own,
             nth: 0,
         }
     }
@@ -111,10 +146,19 @@ impl Begun {
 pub enum Change<'a> {
     /// It was refused, or there was nothing to change.
     Nothing,
-    /// Nobody knows: the store did not answer. It is not going to be acknowledged.
-    Unknown,
-    /// The session is new, or gone.
+    /// Nobody knows, at least of a part of it: the store did not answer. That part is not going to be acknowledged, and may
+    /// still be carried out.
+    Unknown {
+        /// Another part was carried out, and is going to be acknowledged.
+        acknowledged: bool,
+    },
+    /// The session is another, or gone.
     Replaced,
+    /// The session is new.
+    Opened {
+        /// As [`Session::seq_min`].
+        seq_min: Option<i64>,
+    },
     /// The session is now this.
     Session(&'a Session),
     /// These events are in the session.
@@ -125,7 +169,8 @@ pub enum Change<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Query {
     pub shape: Shape,
-    /// The answer must know of the event that got this `seq`.
+    /// The answer must not be older than the event that got this `seq`. An entry does not show how old it is, whatever it
+    /// holds: only a page with that very event is such an answer, and any other is left to the store.
     pub min_seq: Option<i64>,
     /// Who asks will [fill](Cache::fill) the cache if there is nothing, and wants a lease for it.
     pub fill: bool,
@@ -224,7 +269,7 @@ pub struct NoCache;
 
 #[async_trait]
 impl Cache for NoCache {
-    async fn begin(&self, key: &SessionKey, _events: usize) -> Begun {
+    async fn begin(&self, key: &SessionKey, _wanted: Wanted) -> Begun {
         Begun::unmarked(key.clone(), String::new())
     }
 

@@ -1,11 +1,13 @@
 //! How a session and its events lie in Redis, and how they are read back. `scripts/entry.lua` says what the keys are.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use redis::Value;
 
 use crate::{
     cache::Page,
-    domain::{Event, EventId, EventPosition, Session, SessionKey, Timestamp},
+    domain::{Event, EventId, EventPosition, Session, SessionKey, Status, Timestamp},
 };
 
 /// Digits of a `seq` in a member.
@@ -14,7 +16,7 @@ const SEQ_DIGITS: usize = 20;
 /// The keys of a session, in the order that the scripts want. The braces make a cluster keep them together.
 pub(super) fn keys(prefix: &str, key: &SessionKey) -> Vec<String> {
     let session = format!("{prefix}:{{{}/{}}}:", key.tenant, key.id);
-    ["state", "events", "pending", "fill", "seq"]
+    ["state", "events", "pending", "fill", "numbers"]
         .map(|part| [session.as_str(), part].concat())
         .into()
 }
@@ -22,11 +24,16 @@ pub(super) fn keys(prefix: &str, key: &SessionKey) -> Vec<String> {
 /// What an event's member begins with: the position among events with one timestamp, sorted bytewise as the position is.
 /// A space sorts before everything that an id may hold.
 pub(super) fn beginning(seq: i64, id: &EventId) -> String {
-    format!(
-        "{:0digits$} {id} ",
-        seq.cast_unsigned() ^ (1 << 63),
-        digits = SEQ_DIGITS
-    )
+    format!("{:0digits$} {id} ", sortable(seq), digits = SEQ_DIGITS)
+}
+
+/// What the members of all events with this `seq` begin with.
+pub(super) fn seq_digits(seq: i64) -> Vec<u8> {
+    format!("{:0digits$}", sortable(seq), digits = SEQ_DIGITS).into_bytes()
+}
+
+fn sortable(seq: i64) -> u64 {
+    seq.cast_unsigned() ^ (1 << 63)
 }
 
 pub(super) fn member(event: &Event) -> Vec<u8> {
@@ -148,6 +155,34 @@ pub(super) fn integer(value: Value) -> Option<i64> {
 
 fn number(text: &[u8]) -> Option<i64> {
     std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// What `begin.lua` gives: its first number, if any, and whether there is an entry.
+pub(super) fn begun(value: Value) -> Option<(Value, bool)> {
+    let Value::Array(items) = value else { return None };
+    let [first, cached] = items.try_into().ok()?;
+    Some((first, integer(cached)? == 1))
+}
+
+/// A session as the scripts take it: JSON, version, whether it is initiated.
+pub(super) fn shown(session: &Session) -> [Vec<u8>; 3] {
+    [
+        session_json(session),
+        decimal(session.version),
+        flag(session.status == Status::Initiated),
+    ]
+}
+
+pub(super) fn decimal(number: impl ToString) -> Vec<u8> {
+    number.to_string().into_bytes()
+}
+
+pub(super) fn ms(duration: Duration) -> Vec<u8> {
+    decimal(duration.as_millis())
+}
+
+pub(super) fn flag(flag: bool) -> Vec<u8> {
+    decimal(u8::from(flag))
 }
 
 #[cfg(test)]

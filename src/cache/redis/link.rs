@@ -96,6 +96,7 @@ pub struct Call<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Script {
     Begin,
+    Reserve,
     Finish,
     Read,
     Fill,
@@ -105,8 +106,9 @@ pub enum Script {
 }
 
 impl Script {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Begin,
+        Self::Reserve,
         Self::Finish,
         Self::Read,
         Self::Fill,
@@ -119,6 +121,7 @@ impl Script {
     pub fn name(self) -> &'static str {
         match self {
             Self::Begin => "begin",
+            Self::Reserve => "reserve",
             Self::Finish => "finish",
             Self::Read => "read",
             Self::Fill => "fill",
@@ -139,6 +142,7 @@ impl Script {
         const TOGETHER: &str = include_str!("../scripts/together.lua");
         let body = match self {
             Self::Begin => include_str!("../scripts/begin.lua"),
+            Self::Reserve => include_str!("../scripts/reserve.lua"),
             Self::Finish => include_str!("../scripts/finish.lua"),
             Self::Read => include_str!("../scripts/read.lua"),
             Self::Fill => include_str!("../scripts/fill.lua"),

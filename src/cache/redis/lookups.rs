@@ -18,6 +18,7 @@ use super::{
     entry,
     link::{Call, Fault, Script, Wire},
 };
+use crate::in_flight::{self, Permit};
 
 /// The reads of a replica: one asks, or several together, and the others wait for that.
 pub(super) struct Lookups {
@@ -48,6 +49,8 @@ struct Read {
     answer: Answered,
     /// They want to know the same.
     others: Vec<Answered>,
+    /// It waits to be asked also when its caller went away.
+    _permit: Option<Permit>,
 }
 
 type Answered = oneshot::Sender<Result<Value, Fault>>;
@@ -79,6 +82,7 @@ impl Lookups {
             args,
             answer,
             others: Vec::new(),
+            _permit: in_flight::permit(),
         };
         match self.come(read) {
             Some((_turn, mut read)) => wire.call(read.call()).await,

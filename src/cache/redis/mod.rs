@@ -12,21 +12,23 @@
 //!   when the entry that it would answer from has this tag.
 //! - **What could not be marked is waited for.** See [`vouching`], for when Redis is away, was restarted or flushed.
 //!
+//! It also reserves sequence numbers, so that no two replicas give the same: see [`numbers`].
+//!
 //! Redis is asked once before and once after a write, and once for a read. The scripts and what lies in the keys are in
 //! `src/cache/scripts`.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc};
 
 use async_trait::async_trait;
 use redis::Value;
 use uuid::Uuid;
 
 use super::{
-    Begun, Cache, Change, Found, Health, Lease, Lookup, Place, Query, Rendered,
+    Begun, Cache, Change, Found, Health, Lease, Lookup, Numbers, Place, Query, Rendered, Reserve, Wanted,
     pages::{Kept, Pages, Stamp},
 };
 use crate::{
-    domain::{Appended, Error, EventFilter, Kind, Limit, Order, Result, Session, SessionKey, Status},
+    domain::{Appended, Error, EventFilter, Kind, Limit, Order, Result, SessionKey},
     telemetry::calls::{self, System},
 };
 
@@ -34,13 +36,14 @@ mod duties;
 mod entry;
 pub mod link;
 mod lookups;
+mod numbers;
 mod options;
 mod outcomes;
 mod tokens;
 mod vouching;
 
 use duties::Duties;
-use entry::Answer;
+use entry::{Answer, decimal, flag, ms};
 pub use link::RedisUrl;
 use link::{Call, Fault, Link, RedisLink, Script, Wire};
 use lookups::Lookups;
@@ -187,10 +190,10 @@ impl RedisCache {
                 Order::Ascending => "asc".into(),
                 Order::Descending => "desc".into(),
             },
-            number(shape.limit.get()),
+            decimal(shape.limit.get()),
             score.into_bytes(),
             beginning.into_bytes(),
-            query.min_seq.map_or_else(Vec::new, number),
+            query.min_seq.map_or_else(Vec::new, entry::seq_digits),
             token.into(),
             ms(self.options.fill_time_max),
             flag(shape.session),
@@ -211,12 +214,17 @@ impl RedisCache {
         let mut args = vec![begun.token.clone().into_bytes()];
         match change {
             Change::Replaced => args.push("drop".into()),
+            Change::Opened { seq_min } => {
+                let process = self.vouching.process();
+                args.extend(numbers::opened(seq_min, self.keys_live_ms(), &process));
+            }
+            Change::Unknown { .. } => args.push("doubt".into()),
             // Nothing was there when this write began, and nothing can have been filled in since.
             _ if !begun.cached => args.push("nothing".into()),
-            Change::Nothing | Change::Unknown => args.push("nothing".into()),
+            Change::Nothing => args.push("nothing".into()),
             Change::Session(session) => {
                 args.push("session".into());
-                args.extend(shown(session));
+                args.extend(entry::shown(session));
             }
             Change::Events(events) => self.push_events(&mut args, events),
         }
@@ -246,9 +254,8 @@ impl RedisCache {
             return args.push("drop".into());
         }
         args.push("events".into());
-        args.push(number(kept));
-        args.push(number(self.options.session_bytes_max));
-        args.push(number(events.iter().map(|one| one.event.seq).max().unwrap_or(0)));
+        args.push(decimal(kept));
+        args.push(decimal(self.options.session_bytes_max));
         for Appended { event, replayed } in events {
             args.push(entry::score(event.timestamp).into_bytes());
             args.push(entry::member(event));
@@ -262,8 +269,8 @@ impl RedisCache {
 
 #[async_trait]
 impl Cache for RedisCache {
-    async fn begin(&self, key: &SessionKey, events: usize) -> Begun {
-        let begun = self.begin_all(&[(key.clone(), events)]).await.pop();
+    async fn begin(&self, key: &SessionKey, wanted: Wanted) -> Begun {
+        let begun = self.begin_all(&[(key.clone(), wanted)]).await.pop();
         begun.unwrap_or_else(|| Begun::unmarked(key.clone(), self.tokens.next()))
     }
 
@@ -271,7 +278,7 @@ impl Cache for RedisCache {
         self.finish_all(vec![(begun, change)]).await;
     }
 
-    async fn begin_all(&self, writes: &[(SessionKey, usize)]) -> Vec<Begun> {
+    async fn begin_all(&self, writes: &[(SessionKey, Wanted)]) -> Vec<Begun> {
         let mut begun: Vec<Begun> = writes
             .iter()
             .map(|(key, _)| Begun::unmarked(key.clone(), self.tokens.next()))
@@ -279,6 +286,7 @@ impl Cache for RedisCache {
         let Some(wire) = self.vouching.wire() else {
             return begun;
         };
+        let process = self.vouching.process();
         let keys: Vec<_> = writes
             .iter()
             .map(|(key, _)| entry::keys(&self.options.prefix, key))
@@ -287,25 +295,58 @@ impl Cache for RedisCache {
             .iter()
             .zip(writes)
             .zip(&keys)
-            .map(|((begun, (_, events)), keys)| Call {
-                script: Script::Begin,
-                keys,
-                args: vec![
+            .map(|((begun, (_, wanted)), keys)| {
+                let mut args = vec![
                     begun.token.clone().into_bytes(),
-                    number(self.options.write_time_max.as_micros()),
-                    number((*events).max(1)),
+                    decimal(self.options.write_time_max.as_micros()),
                     self.keys_live_ms(),
-                ],
+                ];
+                args.extend(numbers::wanted(*wanted, &process));
+                Call {
+                    script: Script::Begin,
+                    keys,
+                    args,
+                }
             });
         let answers = self.call_all(wire.as_ref(), Script::Begin, calls.collect()).await;
-        for (begun, answer) in begun.iter_mut().zip(answers) {
-            if let Some((first_seq, cached)) = answer.and_then(marked) {
-                begun.marked = true;
-                begun.cached = cached;
-                begun.first_seq = Some(first_seq);
+        for ((begun, (_, wanted)), answer) in begun.iter_mut().zip(writes).zip(answers) {
+            match answer.and_then(entry::begun) {
+                Some((first, cached)) => {
+                    begun.marked = true;
+                    begun.cached = cached;
+                    begun.numbers = numbers::begun(first, *wanted);
+                }
+                // The next call may be answered: numbers can be reserved for a write that is not marked.
+                None if wanted.count > 0 => begun.numbers = Numbers::AboveStore,
+                None => {}
             }
         }
         begun
+    }
+
+    async fn reserve_all(&self, writes: &[Reserve]) -> Vec<Option<i64>> {
+        let mut first = vec![None; writes.len()];
+        let Some(wire) = self.vouching.wire() else {
+            return first;
+        };
+        let process = self.vouching.process();
+        let asked = |(at, write): (usize, &Reserve)| {
+            let args = numbers::above(write, self.keys_live_ms(), &process)?;
+            Some((at, entry::keys(&self.options.prefix, &write.key), args))
+        };
+        let asked: Vec<_> = writes.iter().enumerate().filter_map(asked).collect();
+        let calls = asked.iter().map(|(_, keys, args)| Call {
+            script: Script::Reserve,
+            keys,
+            args: args.clone(),
+        });
+        let answers = self
+            .call_all(wire.as_ref(), Script::Reserve, calls.collect())
+            .await;
+        for ((at, ..), answer) in asked.iter().zip(answers) {
+            first[*at] = answer.and_then(entry::integer);
+        }
+        first
     }
 
     async fn finish_all(&self, ended: Vec<(Begun, Change<'_>)>) {
@@ -315,7 +356,7 @@ impl Cache for RedisCache {
             match change {
                 // The token stays until the writer counts as dead, and takes the entry with it: until then it may yet
                 // come to something.
-                Change::Unknown if begun.marked => {}
+                Change::Unknown { acknowledged: false } if begun.marked => {}
                 Change::Nothing if !begun.marked => {}
                 _ if begun.marked => told.push((begun, keys, change)),
                 _ => unmarked.push((begun, keys, change)),
@@ -332,7 +373,7 @@ impl Cache for RedisCache {
         let mut awaited = Vec::new();
         for (begun, keys, change) in unmarked {
             let write = self.vouching.unmarked(keys, begun.token);
-            if !matches!(change, Change::Unknown) {
+            if !matches!(change, Change::Unknown { acknowledged: false }) {
                 awaited.push(write);
             }
         }
@@ -413,14 +454,13 @@ impl Cache for RedisCache {
             members.push((entry::score(event.timestamp), member));
         }
         let complete = found.complete && members.len() == found.events.len();
-        let last_seq = found.events.iter().map(|event| event.seq).max().unwrap_or(0);
         let mut args = vec![
             lease.token.into_bytes(),
             lease.generation.into_bytes(),
             ms(self.options.age_max),
         ];
-        args.extend(shown(found.session));
-        args.extend([flag(complete), number(last_seq)]);
+        args.extend(entry::shown(found.session));
+        args.push(flag(complete));
         args.extend(
             members
                 .into_iter()
@@ -463,32 +503,4 @@ impl Cache for RedisCache {
             tracing::debug!(error = %fault, "left the cache without a word");
         }
     }
-}
-
-/// What `begin.lua` gives.
-fn marked(value: Value) -> Option<(i64, bool)> {
-    let Value::Array(items) = value else { return None };
-    let [first, cached] = items.try_into().ok()?;
-    Some((entry::integer(first)?, entry::integer(cached)? == 1))
-}
-
-/// A session as the scripts take it: JSON, version, whether it is initiated.
-fn shown(session: &Session) -> [Vec<u8>; 3] {
-    [
-        entry::session_json(session),
-        number(session.version),
-        flag(session.status == Status::Initiated),
-    ]
-}
-
-fn number(number: impl ToString) -> Vec<u8> {
-    number.to_string().into_bytes()
-}
-
-fn ms(duration: Duration) -> Vec<u8> {
-    number(duration.as_millis())
-}
-
-fn flag(flag: bool) -> Vec<u8> {
-    number(u8::from(flag))
 }

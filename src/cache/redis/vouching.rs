@@ -98,6 +98,9 @@ struct State {
     timed_out: Option<Instant>,
 }
 
+/// So much of the id of a process of Redis tells it from others.
+const PROCESS_CHARS: usize = 16;
+
 struct Process {
     run: Vec<u8>,
     now_us: i64,
@@ -207,6 +210,16 @@ impl Vouching {
     /// The wire, even if the last call on it failed: for what may come late.
     pub(super) fn last_wire(&self) -> Option<Arc<dyn Wire>> {
         self.lock().wire.clone()
+    }
+
+    /// A name for the process at the other end of the wire: another one where that was restarted or failed over.
+    pub(super) fn process(&self) -> String {
+        let state = self.lock();
+        let run = state.process.as_ref().map(|process| process.run.as_slice());
+        String::from_utf8_lossy(run.unwrap_or_default())
+            .chars()
+            .take(PROCESS_CHARS)
+            .collect()
     }
 
     /// How many sessions are remembered as unmarked.
@@ -484,34 +497,4 @@ impl Reply {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn calls_that_take_too_long_together_are_one() {
-        let call_time_max = Duration::from_millis(50);
-        let terms = Terms {
-            lease: Duration::from_millis(80),
-            absence_max: Duration::from_secs(10),
-            gathering: Duration::ZERO,
-            unmarked_max: 10,
-            call_time_max,
-        };
-        let vouching = Vouching::new("a".to_owned(), "colloquy", terms);
-        vouching.lock().answers = true;
-        for (moment, still_asked) in [(1, true), (2, true), (3, false)] {
-            for _ in 0..100 {
-                vouching.failed(&Fault::TimedOut);
-            }
-            assert_eq!(vouching.lock().answers, still_asked, "moment {moment}");
-            tokio::time::advance(call_time_max).await;
-        }
-        vouching.lock().answers = true;
-        for _ in 0..10 {
-            vouching.went_through();
-            vouching.failed(&Fault::TimedOut);
-            tokio::time::advance(call_time_max).await;
-        }
-        assert!(vouching.lock().answers, "not in a row");
-    }
-}
+mod tests;

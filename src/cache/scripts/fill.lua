@@ -3,7 +3,7 @@
 -- lives_ms: of the entry; json, version, initiated: of the session; then for each event: score, member
 -- Gives 1 if the entry was made.
 
-local function session(token, generation, lives_ms, json, version, initiated, complete, last_seq, ...)
+local function session(token, generation, lives_ms, json, version, initiated, complete, ...)
   bury()
   if redis.call('GET', FILL) ~= token or redis.call('ZCARD', PENDING) > 0 then
     return 0
@@ -18,7 +18,7 @@ local function session(token, generation, lives_ms, json, version, initiated, co
     redis.call('PEXPIRE', EVENTS, lives_ms)
   end
   redis.call('HSET', STATE, 'g', generation, 'x', int(now + lives_ms * 1000), 's', json, 'v', version, 'i', initiated,
-    'c', complete, 'n', #events / 2, 'b', bytes, 'l', last_seq, 't', token, 'r', 0)
+    'c', complete, 'n', #events / 2, 'b', bytes, 't', token, 'r', 0)
   redis.call('PEXPIRE', STATE, lives_ms)
   return 1
 end

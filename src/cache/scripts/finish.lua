@@ -2,9 +2,13 @@
 -- change is what changed, and behind it comes
 --   for nothing
 --   for drop     what is here may not be true any more
+--   for opened   the number that its events must exceed, that keys live (ms), the process of Redis: the session is
+--                new
+--   for doubt    what is here lacks something that will be acknowledged, and another part of the write may yet come to
+--                something: the token stays until the writer counts as dead
 --   for session  JSON, version, initiated
---   for events   events kept, bytes kept, greatest seq; then for each event: score, member, and, if it may be here already,
---                what its member begins with, else ''
+--   for events   events kept, bytes kept; then for each event: score, member, and, if it may be here already, what its
+--                member begins with, else ''
 -- A writer whose token is gone was taken for dead, or Redis forgot it: readers may have filled in the time before its
 -- write, so nothing stays.
 
@@ -26,9 +30,20 @@ end
 
 local function session(token, change, ...)
   bury()
+  if change == 'doubt' then
+    drop()
+    return 'dropped'
+  end
   if redis.call('ZREM', PENDING, token) == 0 or change == 'drop' then
     drop()
     return 'dropped'
+  end
+  if change == 'opened' then
+    drop()
+    local above, keys_ms, process = ...
+    -- The store has no event of it, so from here on all numbers are known.
+    reserve(math.max(tonumber(above), last_reserved(process) or above), 1, keys_ms, process)
+    return 'changed'
   end
   if change == 'nothing' or redis.call('EXISTS', STATE) == 0 then
     return 'unchanged'
@@ -43,8 +58,8 @@ local function session(token, change, ...)
     return 'changed'
   end
 
-  local kept, bytes_kept, last_seq = ...
-  local state = redis.call('HMGET', STATE, 'i', 'n', 'b', 'c', 'l', 'x')
+  local kept, bytes_kept = ...
+  local state = redis.call('HMGET', STATE, 'i', 'n', 'b', 'c', 'x')
   local n, bytes, complete = tonumber(state[2]), tonumber(state[3]), state[4]
   if state[1] == '1' or redis.call('ZCARD', EVENTS) ~= n then
     -- Its first event makes a session active, in a way that only the database shows.
@@ -53,7 +68,7 @@ local function session(token, change, ...)
   end
 
   revise()
-  local events = { select(4, ...) }
+  local events = { select(3, ...) }
   for at = 1, #events, 3 do
     local score, member = events[at], events[at + 1]
     if not is_here(score, events[at + 2]) then
@@ -70,8 +85,7 @@ local function session(token, change, ...)
     local oldest = redis.call('ZPOPMIN', EVENTS)
     n, bytes, complete = n - 1, bytes - #oldest[1], '0'
   end
-  redis.call('PEXPIRE', EVENTS, int(math.max(0, tonumber(state[6]) - now) / 1000))
-  local last = tonumber(state[5]) > tonumber(last_seq) and state[5] or last_seq
-  redis.call('HSET', STATE, 'n', n, 'b', int(bytes), 'c', complete, 'l', last)
+  redis.call('PEXPIRE', EVENTS, int(math.max(0, tonumber(state[5]) - now) / 1000))
+  redis.call('HSET', STATE, 'n', n, 'b', int(bytes), 'c', complete)
   return 'changed'
 end

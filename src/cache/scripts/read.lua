@@ -1,6 +1,6 @@
 -- A page of a session's events, and the session, where the entry can answer exactly.
--- order: asc or desc; score, beginning: of the member that the page goes on from, or ''; min_seq: that the answer must
--- not be older than, or ''; token, fill_ms: of the reader that wants to fill; whole: 1 if the session is wanted;
+-- order: asc or desc; score, beginning: of the member that the page goes on from, or ''; min_seq: that an event of the
+-- page must have, in 20 digits, or ''; token, fill_ms: of the reader that wants to fill; whole: 1 if the session is wanted;
 -- copy: tag of the entry that the reader has this page from, or ''
 -- A reader without a token does not fill.
 -- Gives 'same'  the entry has that tag: nothing has changed since, and the page is the one that the reader has, or
@@ -9,7 +9,7 @@
 --   'pending'    a write is under way: ask the database, and do not fill
 --   {'miss', 1}  ask the database, then fill with the token; {'miss', 0}  another reader fills already, or no token
 --   'beyond'     the page reaches further back than the entry
---   'behind'     the entry has nothing as new as was asked for
+--   'behind'     no event of the page has that seq: the entry may be older than it, whatever else it holds
 
 local function session(generation, order, limit, score, beginning, min_seq, token, fill_ms, whole, copy)
   -- There is no such key when nothing is pending, nor anyone to bury.
@@ -20,19 +20,16 @@ local function session(generation, order, limit, score, beginning, min_seq, toke
     end
   end
 
-  local state = redis.call('HMGET', STATE, 'g', 'x', 'n', 'l', 't', 'r')
+  local state = redis.call('HMGET', STATE, 'g', 'x', 'n', 't', 'r')
   local n = redis.call('ZCARD', EVENTS)
   if state[1] ~= generation or tonumber(state[2]) <= now or tonumber(state[3]) ~= n then
     redis.call('DEL', STATE, EVENTS)
     local mine = token ~= '' and redis.call('SET', FILL, token, 'NX', 'PX', fill_ms)
     return { 'miss', mine and 1 or 0 }
   end
-  if min_seq ~= '' and tonumber(min_seq) > tonumber(state[4]) then
-    return 'behind'
-  end
   -- This very moment is what makes a copy good: the entry is believed, and is what the copy was made from.
-  local tag = state[5] .. ' ' .. state[6]
-  if copy == tag then
+  local tag = state[4] .. ' ' .. state[5]
+  if min_seq == '' and copy == tag then
     return 'same'
   end
 
@@ -69,7 +66,7 @@ local function session(generation, order, limit, score, beginning, min_seq, toke
     limit = there
   end
   local score, beginning = '', ''
-  local events = {}
+  local events, is_behind = {}, min_seq ~= ''
   if limit > 0 then
     local command = descending and 'ZREVRANGE' or 'ZRANGE'
     events = redis.call(command, EVENTS, first, first + limit - 1)
@@ -81,8 +78,12 @@ local function session(generation, order, limit, score, beginning, min_seq, toke
     for at = 1, limit do
       local member = events[at]
       -- A sequence number has 20 digits, and a space behind it.
+      is_behind = is_behind and member:sub(1, 20) ~= min_seq
       events[at] = member:sub(member:find(' ', 22, true) + 1)
     end
+  end
+  if is_behind then
+    return 'behind'
   end
   return { 'hit', tag, shown[2], shown[3] or '', table.concat(events, ','), score, beginning }
 end

@@ -7,7 +7,7 @@ now = now_us()
 while at <= #ARGV do
   local first, count = #answers * 5, tonumber(ARGV[at])
   STATE, EVENTS, PENDING = KEYS[first + 1], KEYS[first + 2], KEYS[first + 3]
-  FILL, SEQ = KEYS[first + 4], KEYS[first + 5]
+  FILL, NUMBERS = KEYS[first + 4], KEYS[first + 5]
   local went_well, answer = pcall(session, unpack(ARGV, at + 1, at + count))
   if not went_well then
     answer = { ok = type(answer) == 'table' and answer.err or tostring(answer) }

@@ -208,15 +208,50 @@ async fn a_read_that_must_know_a_seq_gets_no_older_answer() {
     let replica = house.replica().await;
     replica.open("s", r#"{"status":"active"}"#).await;
     let seq = replica.append("s", "e", 5).await;
-    let wanting = |min_seq| PageQuery {
+    assert!(replica.read_cached("s", &wanting(seq)).await.cached);
+    // Of a number that no event of the page has nothing is known, as little as of a greater one.
+    for other in [seq + 1, i64::MAX, seq - 1, 0, i64::MIN] {
+        assert!(!replica.read("s", &wanting(other)).await.cached, "{other}");
+    }
+    assert_eq!(replica.outcome("bypass_behind"), 5);
+    // It is in the entry, but not on the page.
+    let later = replica.append("s", "later", 6).await;
+    let newest = |min_seq| PageQuery {
+        min_seq: Some(min_seq),
+        ..newest("1")
+    };
+    assert!(replica.read("s", &newest(later)).await.cached);
+    assert!(!replica.read("s", &newest(seq)).await.cached);
+}
+
+fn wanting(min_seq: i64) -> PageQuery<'static> {
+    PageQuery {
         min_seq: Some(min_seq),
         ..PageQuery::default()
-    };
-    assert!(replica.read_cached("s", &wanting(seq)).await.cached);
-    assert!(!replica.read("s", &wanting(seq + 1)).await.cached);
-    assert!(!replica.read("s", &wanting(i64::MAX)).await.cached);
-    assert!(replica.read("s", &wanting(i64::MIN)).await.cached);
-    assert_eq!(replica.outcome("bypass_behind"), 2);
+    }
+}
+
+/// As after a write that a replica could not announce for too long.
+#[tokio::test]
+async fn an_entry_that_lacks_an_event_is_no_answer_to_a_reader_who_wants_it() {
+    let house = House::new().await;
+    let (a, b) = (house.replica().await, house.replica().await);
+    a.open("s", r#"{"status":"active"}"#).await;
+    a.append("s", "first", 1).await;
+    b.read_cached("s", &PageQuery::default()).await;
+    let lacking = a.append_stored(&house, "lacking", 2).await.event.seq;
+    // It has a greater seq than the one that is lacking, and may be read from a copy.
+    let later = a.append("s", "later", 3).await;
+    assert!(later > lacking);
+    for _ in 0..2 {
+        let read = b.read("s", &wanting(later)).await;
+        assert_eq!((read.cached, read.ids()), (true, vec!["first", "later"]));
+        b.read("s", &PageQuery::default()).await;
+    }
+    let read = b.read("s", &wanting(lacking)).await;
+    assert_eq!(read.ids(), ["first", "lacking", "later"]);
+    let page = b.service.read_events(&key("s"), &wanting(lacking), render).await;
+    assert_eq!(Shown::read(&page.unwrap()).events.len(), 3);
 }
 
 #[tokio::test]

@@ -51,7 +51,7 @@ async fn what_was_read_before_a_write_began_is_sent_to_nobody() {
     let cache = MemoryCache::new(BYTES_MAX);
     for kept_before in [true, false] {
         let old = place(&cache, "s").await;
-        let begun = cache.begin(&key("s"), 1).await;
+        let begun = cache.begin(&key("s"), Wanted::default()).await;
         if kept_before {
             cache.keep(old, page(1));
             assert!(matches!(cache.read(&key("s"), &query()).await, Lookup::Bypass));
@@ -68,21 +68,36 @@ async fn what_was_read_before_a_write_began_is_sent_to_nobody() {
 }
 
 #[tokio::test]
+async fn a_copy_is_not_sent_to_a_reader_who_wants_a_seq() {
+    let cache = MemoryCache::new(BYTES_MAX);
+    let found = place(&cache, "s").await;
+    cache.keep(found, page(1));
+    assert!(is_kept(&cache, "s").await);
+    for min_seq in [i64::MIN, 0, i64::MAX] {
+        let wanting = Query {
+            min_seq: Some(min_seq),
+            ..query()
+        };
+        assert!(matches!(cache.read(&key("s"), &wanting).await, Lookup::Bypass));
+    }
+}
+
+#[tokio::test]
 async fn a_write_that_may_yet_be_carried_out_keeps_its_session_from_the_cache() {
     let cache = MemoryCache::new(BYTES_MAX);
-    let earlier = cache.begin(&key("other"), 1).await;
+    let earlier = cache.begin(&key("other"), Wanted::default()).await;
     for _ in 0..3 {
-        let begun = cache.begin(&key("s"), 1).await;
-        cache.finish(begun, Change::Unknown).await;
+        let begun = cache.begin(&key("s"), Wanted::default()).await;
+        cache.finish(begun, Change::Unknown { acknowledged: false }).await;
     }
     assert!(matches!(cache.read(&key("s"), &query()).await, Lookup::Bypass));
     // Neither shows that the store has come to what was sent to it before.
     cache.finish(earlier, Change::Session(&session())).await;
-    let refused = cache.begin(&key("other"), 1).await;
+    let refused = cache.begin(&key("other"), Wanted::default()).await;
     cache.finish(refused, Change::Nothing).await;
     assert!(matches!(cache.read(&key("s"), &query()).await, Lookup::Bypass));
 
-    let later = cache.begin(&key("other"), 1).await;
+    let later = cache.begin(&key("other"), Wanted::default()).await;
     cache.finish(later, Change::Session(&session())).await;
     let found = place(&cache, "s").await;
     cache.keep(found, page(1));
@@ -137,7 +152,7 @@ async fn play(random: &mut Random, steps: usize) -> usize {
         let session = random.below(SESSIONS);
         match random.below(100) {
             0..15 => {
-                let begun = cache.begin(&id(session), 1).await;
+                let begun = cache.begin(&id(session), Wanted::default()).await;
                 truth.queue.push_back((session, nth));
                 actors.push(Actor::Writer {
                     nth,
@@ -192,7 +207,9 @@ async fn play(random: &mut Random, steps: usize) -> usize {
                             *known = version.max(*known);
                         }
                         // Nobody waits any longer.
-                        None if random.chance(sometimes) => cache.finish(begun, Change::Unknown).await,
+                        None if random.chance(sometimes) => {
+                            cache.finish(begun, Change::Unknown { acknowledged: false }).await
+                        }
                         None => actors.push(Actor::Writer {
                             nth,
                             session,
@@ -255,7 +272,7 @@ async fn assert_same(cached: &Service, alone: &Service, session: &str) {
                     order,
                     limit: Limit::at_most(limit),
                     cursor: cursor.as_deref(),
-                    min_seq: Some(0),
+                    min_seq: None,
                 };
                 let expected = alone.read_events(&key(session), &query, render).await;
                 let Ok(expected) = expected else {

@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use colloquy::{
-    cache::{Cache, Health, RedisCache, RedisOptions},
+    cache::{Cache, Health, RedisCache, RedisOptions, Wanted},
     domain::{
         End, Expected, Limit, NewEvent, NewSession, Order, SessionId, SessionKey, SessionPatch, Tenant,
     },
-    service::{GroupLimits, Limits, PageQuery, Service},
+    service::{Clock, GroupLimits, Limits, PageQuery, Service},
     store::{
         Store,
         sqlite::{SqliteOptions, SqliteStore},
@@ -23,7 +23,9 @@ use crate::{
 
 mod answers;
 mod copies;
+mod late;
 mod memory;
+mod numbers;
 mod places;
 mod steps;
 
@@ -89,6 +91,14 @@ fn limits() -> Limits {
             group_bytes_max: 8 * 1024 * 1024,
             flush_slots: 2,
         },
+    }
+}
+
+/// So many sequence numbers, for a replica whose clock is right.
+fn wanted(count: usize) -> Wanted {
+    Wanted {
+        count,
+        own_us: Clock::default().unix_us(),
     }
 }
 

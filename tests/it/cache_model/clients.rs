@@ -8,8 +8,8 @@ use std::sync::{
 
 use colloquy::{
     domain::{
-        End, Error, EventPosition, Expected, Kind, Limit, NewEvent, NewSession, Order, SessionKey,
-        SessionPatch, Tenant, Timestamp,
+        End, Error, Event, EventId, EventPosition, Expected, Kind, Limit, NewEvent, NewSession, Order,
+        SessionKey, SessionPatch, Tenant, Timestamp,
     },
     service::{PageQuery, Service},
 };
@@ -39,6 +39,8 @@ pub struct Calls {
     pub reads: AtomicUsize,
     pub hits: AtomicUsize,
     made: AtomicUsize,
+    /// Events whose callers were told that they are stored, also where that binds nobody else.
+    told: Mutex<Vec<(SessionKey, EventId, i64)>>,
     /// Appends of which nobody knows what became.
     open_questions: Mutex<Vec<(SessionKey, NewEvent)>>,
 }
@@ -74,6 +76,8 @@ pub struct Reading {
     pub limit: u16,
     pub pages: usize,
     pub session: bool,
+    /// The first page must not be older than an event of which somebody was told.
+    pub min_seq: bool,
 }
 
 impl Reading {
@@ -83,6 +87,7 @@ impl Reading {
             limit: *random.pick(&[1, 2, 3, 6, 50]),
             pages: *random.pick(&[1, 1, 1, 100]),
             session: random.chance(70),
+            min_seq: random.chance(30),
         }
     }
 
@@ -101,7 +106,33 @@ impl Reading {
             limit: 500,
             pages: 1,
             session: true,
+            min_seq: false,
         }
+    }
+}
+
+impl Calls {
+    fn tell(&self, key: &SessionKey, events: &[Event]) {
+        let told = events
+            .iter()
+            .map(|event| (key.clone(), event.id.clone(), event.seq));
+        self.told.lock().unwrap().extend(told);
+    }
+
+    fn last_told(&self, key: &SessionKey) -> Option<i64> {
+        let told = self.told.lock().unwrap();
+        told.iter()
+            .filter(|(of, ..)| of == key)
+            .map(|(.., seq)| *seq)
+            .max()
+    }
+
+    /// One of the last events told, another one each time.
+    fn some_told(&self, key: &SessionKey) -> Option<(EventId, i64)> {
+        let told = self.told.lock().unwrap();
+        let of_session: Vec<_> = told.iter().rev().filter(|(of, ..)| of == key).take(4).collect();
+        let nth = self.reads.load(Ordering::Relaxed) % of_session.len().max(1);
+        of_session.get(nth).map(|(_, id, seq)| (id.clone(), *seq))
     }
 }
 
@@ -180,6 +211,7 @@ impl Client {
             let ours = questions.iter().filter(|(of, _)| of == key);
             events.extend(ours.map(|(_, event)| event.clone()).take(2));
         }
+        let before = self.calls.last_told(key);
         let outcome = self.service.append_batch(key, events.clone()).await;
         self.world.living(self.replica).await;
         let outcomes = match outcome {
@@ -191,7 +223,11 @@ impl Client {
                 return;
             }
         };
-        let appended: Vec<_> = outcomes.into_iter().flatten().map(|one| one.event).collect();
+        let outcomes: Vec<_> = outcomes.into_iter().flatten().collect();
+        let new = outcomes.iter().filter(|one| !one.replayed);
+        self.check_numbers(key, before, new.map(|one| one.event.seq));
+        let appended: Vec<_> = outcomes.into_iter().map(|one| one.event).collect();
+        self.calls.tell(key, &appended);
         let ids: Vec<_> = appended.iter().map(|event| event.id.as_str()).collect();
         if self.acknowledged(format!("append {} {ids:?}", key.id)) {
             for event in &appended {
@@ -200,12 +236,36 @@ impl Client {
         }
     }
 
-    /// With one of few timestamps, so that they are often the same, and often older than what is there; small or large.
+    /// Where all numbers of a session come from Redis, which has lost none, no two events share one, and each is above
+    /// all that were told before its append began.
+    fn check_numbers(&self, key: &SessionKey, before: Option<i64>, new: impl Iterator<Item = i64>) {
+        let record = self.world.truth.lock().unwrap().get(key).cloned();
+        let Some(record) = record.filter(|record| !record.is_numbered_by_replicas) else {
+            return;
+        };
+        if self.world.lock().numbers_lost {
+            return;
+        }
+        for seq in new {
+            let shared = record.events.iter().filter(|event| event.seq == seq).count();
+            if shared > 1 || Some(seq) <= before {
+                self.world
+                    .violated(format!("{} has {seq} {shared} times, after {before:?}", key.id));
+            }
+        }
+    }
+
+    /// With one of few timestamps or none, so that they are often the same, and often older than what is there; small or
+    /// large.
     fn new_event(&self, random: &mut Random) -> NewEvent {
         let at = Timestamp::from_unix_ms(1_000 + i64::try_from(random.below(8)).unwrap()).unwrap();
+        let stamp = match random.chance(70) {
+            true => format!(r#","timestamp":"{at}""#),
+            false => String::new(),
+        };
         let said = "x".repeat(*random.pick(&[0, 0, 400]));
         let json = format!(
-            r#"{{"eventId":"e{}","type":"system","payload":{{"said":"{said}"}},"timestamp":"{at}"}}"#,
+            r#"{{"eventId":"e{}","type":"system","payload":{{"said":"{said}"}}{stamp}}}"#,
             self.nth()
         );
         NewEvent::read(json.as_bytes(), "").unwrap()
@@ -247,13 +307,17 @@ impl Client {
         cursor: Option<String>,
         after: Option<EventPosition>,
     ) -> Option<(String, Option<EventPosition>)> {
-        let known = self.oracle.acknowledged(key);
+        let mut known = self.oracle.acknowledged(key);
+        let wanted = reading.min_seq.then(|| self.calls.some_told(key)).flatten();
         let query = PageQuery {
             order: reading.order,
             limit: Limit::at_most(reading.limit),
             cursor: cursor.as_deref(),
+            min_seq: wanted.as_ref().map(|(_, seq)| *seq),
             ..PageQuery::default()
         };
+        // To this read it is as good as acknowledged, whoever stored it.
+        known.events.extend(wanted.map(|(id, _)| id));
         let hits = self.hits();
         let read = match reading.session {
             true => self

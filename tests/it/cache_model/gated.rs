@@ -5,12 +5,15 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use colloquy::{
-    cache::{Begun, Cache, Change, Found, Health, Lease, Lookup, Place, Query, RedisCache, Rendered},
+    cache::{
+        Begun, Cache, Change, Found, Health, Lease, Lookup, Place, Query, RedisCache, Rendered, Reserve,
+        Wanted,
+    },
     domain::{
         Appended, End, Error, EventId, EventQuery, Expected, Kind, Limit, Page, Result, Session, SessionKey,
         SessionPatch, SessionQuery, Tenant, Timestamp,
     },
-    store::{Append, HotEvent, HotEvents, Opened, Store, Upkeep},
+    store::{Append, HotEvent, HotEvents, Idle, IdleFound, Opened, Store, Upkeep},
 };
 use tokio::time::Instant;
 
@@ -116,6 +119,14 @@ impl Store for GatedStore {
             .await
     }
 
+    async fn last_seqs(&self, keys: &[SessionKey]) -> Result<Vec<Option<i64>>> {
+        let keys = keys.to_vec();
+        self.call("store.last_seqs", |memory| async move {
+            memory.last_seqs(&keys).await
+        })
+        .await
+    }
+
     async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<HotEvents> {
         let (key, query) = (key.clone(), query.clone());
         self.call("store.events", |memory| async move {
@@ -148,6 +159,14 @@ impl Store for GatedStore {
         self.memory.upkeep(now).await
     }
 
+    async fn find_idle(&self, idle_since: Timestamp, now: Timestamp, limit: usize) -> Result<IdleFound> {
+        self.memory.find_idle(idle_since, now, limit).await
+    }
+
+    async fn end_idle(&self, idle: &Idle, reason: &str, now: Timestamp) -> Result<Option<Session>> {
+        self.memory.end_idle(idle, reason, now).await
+    }
+
     async fn close(&self) {}
 }
 
@@ -177,9 +196,18 @@ impl WatchedCache {
 
 #[async_trait]
 impl Cache for WatchedCache {
-    async fn begin(&self, key: &SessionKey, events: usize) -> Begun {
-        self.within("to begin a write", CALL_TIME_MAX, self.cache.begin(key, events))
+    async fn begin(&self, key: &SessionKey, wanted: Wanted) -> Begun {
+        self.within("to begin a write", CALL_TIME_MAX, self.cache.begin(key, wanted))
             .await
+    }
+
+    async fn reserve_all(&self, writes: &[Reserve]) -> Vec<Option<i64>> {
+        self.within(
+            "to reserve numbers",
+            CALL_TIME_MAX,
+            self.cache.reserve_all(writes),
+        )
+        .await
     }
 
     async fn finish(&self, begun: Begun, change: Change<'_>) {

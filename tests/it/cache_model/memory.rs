@@ -14,7 +14,7 @@ use colloquy::{
         Appended, End, Error, Event, EventId, EventPosition, EventQuery, Expected, Kind, Order, Page, Result,
         Session, SessionKey, SessionPatch, SessionPosition, SessionQuery, Status, Tenant, Timestamp,
     },
-    store::{Append, HotEvent, HotEvents, Opened, Store, Upkeep},
+    store::{Append, HotEvent, HotEvents, Idle, IdleFound, Opened, Store, Upkeep},
 };
 
 /// What the store holds; whoever has it can look, past all gates.
@@ -29,6 +29,12 @@ pub struct Record {
     pub events: Vec<Event>,
     /// Until when its tombstone stands, once it was erased.
     pub erased: Option<Timestamp>,
+    /// As [`Session::seq_min`].
+    seq_min: Option<i64>,
+    /// Not all of its numbers were reserved.
+    pub is_numbered_by_replicas: bool,
+    /// By the server's clock.
+    pub opened_at: Timestamp,
 }
 
 impl Record {
@@ -46,6 +52,12 @@ impl Record {
         outcome
     }
 
+    /// What the next number must exceed.
+    fn last_seq(&self) -> Option<i64> {
+        let last = self.events.iter().map(|event| event.seq).max();
+        last.max(self.seq_min.map(|least| least - 1))
+    }
+
     fn append(&mut self, append: Append) -> Result<Appended> {
         let new = append.event;
         if let Some(stored) = self.events.iter().find(|event| event.id == new.id) {
@@ -61,18 +73,14 @@ impl Record {
         if self.session().status.has_ended() {
             return Err(refused(Kind::SessionEnded));
         }
-        let seq = match self.events.iter().map(|event| event.seq).max() {
-            Some(last) if last >= append.seq => last.checked_add(1).ok_or(refused(Kind::Internal))?,
+        let seq = match self.last_seq() {
+            Some(last) if last >= append.seq && !append.reserved => {
+                last.checked_add(1).ok_or(refused(Kind::Internal))?
+            }
             _ => append.seq,
         };
-        let event = Event {
-            id: new.id,
-            session: append.key.id,
-            seq,
-            event_type: new.event_type,
-            payload: new.payload,
-            timestamp: new.timestamp.unwrap_or(append.now),
-        };
+        self.is_numbered_by_replicas |= !append.reserved;
+        let event = new.accepted(append.key.id, seq);
         self.events.push(event.clone());
         self.change(|session| {
             if session.status == Status::Initiated {
@@ -84,6 +92,13 @@ impl Record {
             event,
             replayed: false,
         })
+    }
+
+    fn is_idle_since(&self, idle_since: Timestamp) -> bool {
+        let last_ms = self.events.iter().map(|event| event.seq.div_euclid(1_000)).max();
+        let goes_on = self.erased.is_none() && !self.session().status.has_ended();
+        let used_ms = self.opened_at.unix_ms().max(last_ms.unwrap_or(i64::MIN));
+        goes_on && used_ms < idle_since.unix_ms()
     }
 
     fn page(&self, query: &EventQuery) -> Page<Event> {
@@ -181,6 +196,9 @@ impl Store for Memory {
             versions: vec![session.clone()],
             events: Vec::new(),
             erased: None,
+            seq_min: Session::seq_min(session.started_at, now),
+            is_numbered_by_replicas: false,
+            opened_at: now,
         };
         truth.insert(key, record);
         let created = true;
@@ -205,7 +223,7 @@ impl Store for Memory {
             .filter(|session| {
                 filter
                     .started_after
-                    .is_none_or(|after| session.started_at > after)
+                    .is_none_or(|after| session.started_at >= after)
             })
             .filter(|session| {
                 filter
@@ -238,7 +256,8 @@ impl Store for Memory {
 
     async fn end(&self, key: &SessionKey, end: &End, now: Timestamp) -> Result<Session> {
         self.with(key, |record| {
-            record.change(|session| session.end(end, now));
+            let last_seq = record.last_seq();
+            record.change(|session| session.end(end, now, last_seq));
             Ok(record.session().clone())
         })
     }
@@ -255,6 +274,12 @@ impl Store for Memory {
         let mut truth = self.open_for_calls()?;
         let append = |append: Append| live(&mut truth, &append.key.clone())?.append(append);
         Ok(batch.into_iter().map(append).collect())
+    }
+
+    async fn last_seqs(&self, keys: &[SessionKey]) -> Result<Vec<Option<i64>>> {
+        let truth = self.open_for_calls()?;
+        let living = |key| truth.get(key).filter(|record| record.erased.is_none());
+        Ok(keys.iter().map(|key| living(key)?.last_seq()).collect())
     }
 
     async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<HotEvents> {
@@ -292,6 +317,40 @@ impl Store for Memory {
         Ok(Upkeep {
             events_deleted: 0,
             tombstones_dropped: before - truth.len(),
+        })
+    }
+
+    async fn find_idle(&self, idle_since: Timestamp, _: Timestamp, limit: usize) -> Result<IdleFound> {
+        let truth = self.open_for_calls()?;
+        let mut idle: Vec<_> = truth
+            .iter()
+            .filter(|(_, record)| record.is_idle_since(idle_since))
+            .collect();
+        idle.sort_by_key(|(_, record)| record.opened_at);
+        let has_more = idle.len() > limit;
+        let sessions = idle.into_iter().take(limit).map(|(key, _)| Idle {
+            key: key.clone(),
+            idle_since,
+            mark: String::new(),
+        });
+        Ok(IdleFound {
+            sessions: sessions.collect(),
+            has_more,
+        })
+    }
+
+    async fn end_idle(&self, idle: &Idle, reason: &str, now: Timestamp) -> Result<Option<Session>> {
+        self.with(&idle.key, |record| {
+            if !record.is_idle_since(idle.idle_since) {
+                return Ok(None);
+            }
+            let end = End {
+                reason: Some(reason.to_owned()),
+                ..End::default()
+            };
+            let last_seq = record.last_seq();
+            record.change(|session| session.end(&end, now, last_seq));
+            Ok(Some(record.session().clone()))
         })
     }
 

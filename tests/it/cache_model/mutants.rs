@@ -4,12 +4,13 @@ use colloquy::cache::link::Script;
 
 use super::{Player, from_environment, redis::Mutation, some_seed};
 
-/// Ways to break a script, each of which makes reads stale, or the cache useless.
+/// Ways to break a script, each of which makes reads stale, gives a number twice, or makes the cache useless.
 ///
 /// Not here are checks that another one stands in for: a write that `begin` did not mark is one whose token is lost, for
 /// `finish`; whom one script does not bury, the next one does; a set of events that was cut short is refused by `read`
-/// whatever `finish` adds to it; replicas left over in a new registry only make the others wait for them.
-const MUTANTS: [(&str, Mutation); 19] = [
+/// whatever `finish` adds to it; replicas left over in a new registry only make the others wait for them. Nor is the `seq` here
+/// that a reader wants on its page: no entry of the model lacks what was acknowledged, and `cache::answers` makes one that does.
+const MUTANTS: [(&str, Mutation); 22] = [
     (
         "begin leaves the fill token",
         (Script::Begin, "redis.call('DEL', FILL)", ""),
@@ -64,7 +65,7 @@ const MUTANTS: [(&str, Mutation); 19] = [
     ),
     (
         "same is said whatever the tag",
-        (Script::Read, "if copy == tag then", "if copy ~= '' then"),
+        (Script::Read, "copy == tag then", "copy ~= '' then"),
     ),
     (
         "same is said of any revision",
@@ -72,6 +73,22 @@ const MUTANTS: [(&str, Mutation); 19] = [
             Script::Read,
             "local tag = state[5] .. ' ' .. state[6]",
             "local tag = state[5]",
+        ),
+    ),
+    (
+        "same is said whatever seq is wanted",
+        (Script::Read, "if min_seq == '' and copy == tag", "if copy == tag"),
+    ),
+    (
+        "a number is reserved twice",
+        (Script::Begin, "last + 1), wanted", "last), wanted"),
+    ),
+    (
+        "numbers are reserved by the clock alone",
+        (
+            Script::Reserve,
+            "math.max(clock, (last or clock) + 1, (above or clock) + 1)",
+            "clock",
         ),
     ),
     (
@@ -116,6 +133,7 @@ fn a_broken_script_is_noticed() {
         "finish does not drop",
         "same is said whatever the tag",
         "finish does not change the tag",
+        "a number is reserved twice",
     ] {
         let (_, mutation) = MUTANTS.into_iter().find(|(of, _)| *of == name).unwrap();
         let noticed = noticed_after(mutation, 1, 1_000);

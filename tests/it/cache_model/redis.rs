@@ -9,7 +9,7 @@ use redis::{Connection, Value, cmd};
 use crate::random::Random;
 
 /// 2023; far from what the machine's clock says, so that nobody can mix the two up.
-const EPOCH_US: i64 = 1_700_000_000_000_000;
+pub const EPOCH_US: i64 = 1_700_000_000_000_000;
 
 /// Which part of a script is broken on purpose: what stands there, and what is put in its place.
 pub type Mutation = (Script, &'static str, &'static str);

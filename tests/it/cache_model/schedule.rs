@@ -8,7 +8,7 @@ use std::{
 use colloquy::{
     cache::RedisCache,
     domain::{SessionKey, Tenant},
-    service::Service,
+    service::{Clock, Service},
 };
 use tokio::{task::JoinHandle, time::Instant};
 
@@ -17,6 +17,7 @@ use super::{
     gated::{GatedStore, WatchedCache},
     memory::Memory,
     oracle::Oracle,
+    redis::EPOCH_US,
     terms::{ABSENCE_MAX, AGES_MAX, GATHERING, LEASE, WRITE_TIME_MAX, limits, options},
     troubles::Trouble,
     world::{ModelLink, ReplicaState, Verdict, World},
@@ -191,6 +192,8 @@ impl Schedule {
         };
         let world = Arc::clone(&self.world);
         let options = options(self.age_max, self.unmarked_max);
+        let started = self.world.lock().started;
+        let clock = Clock::of(move || EPOCH_US + i64::try_from(started.elapsed().as_micros()).unwrap());
         let starting = tokio::spawn(async move {
             let link = ModelLink {
                 world: Arc::clone(&world),
@@ -207,7 +210,7 @@ impl Schedule {
                 replica: id,
                 cache,
             };
-            Service::new(Arc::new(store), Arc::new(watched), limits())
+            Service::with_clock(Arc::new(store), Arc::new(watched), limits(), clock)
         });
         self.replicas.push(Replica {
             id,

@@ -84,6 +84,7 @@ impl Schedule {
 
     fn lose_data(&mut self, trouble: Trouble) {
         let mut state = self.world.lock();
+        state.numbers_lost = true;
         if trouble == Trouble::Flush {
             state.redis.flush();
             state.emptied();
@@ -98,6 +99,7 @@ impl Schedule {
     fn restart(&mut self, from_copy: bool) {
         let until = self.some_end();
         let mut state = self.world.lock();
+        state.numbers_lost = true;
         state.redis.restart(from_copy, &mut self.random);
         state.break_all_wires();
         state.emptied();

@@ -43,6 +43,8 @@ pub struct State {
     /// Redis does nothing until then.
     pub stopped_until: Instant,
     pub presence: Presence,
+    /// Redis lost numbers that it had reserved, or its clock went back.
+    pub numbers_lost: bool,
     /// A call of the store came to something when its writer may already have counted as dead.
     pub overdue: bool,
     pub trace: Vec<String>,
@@ -132,6 +134,7 @@ impl World {
                 gates: BTreeMap::new(),
                 stopped_until: now,
                 presence: Presence::default(),
+                numbers_lost: false,
                 overdue: false,
                 trace: Vec::new(),
                 violation: None,
