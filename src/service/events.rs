@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::instrument;
 
-use super::{EventsPage, PageQuery, Service, commit::Appends};
+use super::{EventsPage, PageQuery, Service, commit::Appends, writing};
 use crate::{
     domain::{
         Appended, Cursor, Error, Event, EventId, EventPosition, EventQuery, Kind, NewEvent, Page, Result,
@@ -43,7 +43,6 @@ impl Service {
         let appends = Appends {
             key: key.clone(),
             events: Arc::clone(&events),
-            now: self.clock.now(),
         };
         let mut outcomes = self.appends.append(appends).await?;
         self.settle_archived(key, &events, &mut outcomes).await?;
@@ -115,6 +114,9 @@ impl Service {
 
     /// Answers the appends that the store left to the archive: those to an archived session, which takes nothing new. One
     /// that it has is a replay, or a clash, wherever the event lies.
+    ///
+    /// The session may be hot by then, and the event in the store: an append that was late leaves it there, unacknowledged
+    /// and unknown to the cache. So the look-up is announced to the cache as a write is, and an entry from before it goes.
     async fn settle_archived(
         &self,
         key: &SessionKey,
@@ -127,8 +129,10 @@ impl Service {
             return Ok(());
         }
         let ids: Vec<EventId> = open.iter().map(|&at| events[at].id.clone()).collect();
+        let (archive, of) = (self.archive()?.clone(), key.clone());
+        let look = async move |_: Self| archive.events_of(&of, &ids).await;
         // Boxed: it is large, and seldom.
-        let found = Box::pin(self.archive()?.events_of(key, &ids)).await?;
+        let found = Box::pin(self.write(key, look, |found: &Vec<_>| writing::of_found(found))).await?;
         for (at, stored) in open.into_iter().zip(found) {
             let event = &events[at];
             outcomes[at] = match stored {

@@ -29,6 +29,7 @@ use super::{
 use crate::{
     cache::Cache,
     domain::{Error, Kind, Result},
+    in_flight::{self, Permit},
     store::Store,
     telemetry::{
         metrics::metrics,
@@ -82,6 +83,8 @@ struct Unit {
     bytes: usize,
     reply: oneshot::Sender<Outcomes>,
     origin: Option<Origin>,
+    /// The request stays in flight until its events are settled, also when its caller goes away.
+    _permit: Option<Permit>,
 }
 
 impl GroupCommit {
@@ -107,8 +110,10 @@ impl GroupCommit {
             bytes,
             reply,
             origin: spans::origin(),
+            _permit: in_flight::permit(),
         };
         if let Some(slot) = self.0.enqueue(unit)? {
+            // Without the permit of this request: the task goes on to flush other requests' events.
             tokio::spawn(flush(slot));
         }
         // The sender is dropped unsent only when the runtime is going down.

@@ -5,7 +5,7 @@
 //! own but the group commit's queue, so any number of processes may serve the same store.
 //!
 //! - [`sessions`]: open, read, list, change, end, restore and erase sessions.
-//! - [`idle`]: ends the ones that nobody ended.
+//! - [`idle`]: ends the ones that nobody ended, with or without an archive.
 //! - [`events`]: append and read events.
 //! - [`reading`], [`writing`]: what the cache has to do with either.
 //! - [`group_commit`]: makes concurrent appends share the store's commits; [`commit`]: one such.
@@ -88,7 +88,12 @@ pub struct EventsPage {
 
 impl Service {
     pub fn new(store: Arc<dyn Store>, cache: Arc<dyn Cache>, limits: Limits) -> Self {
-        let clock = Arc::new(Clock::default());
+        Self::with_clock(store, cache, limits, Clock::default())
+    }
+
+    /// As [`new`](Self::new), by this clock.
+    pub fn with_clock(store: Arc<dyn Store>, cache: Arc<dyn Cache>, limits: Limits, clock: Clock) -> Self {
+        let clock = Arc::new(clock);
         let appends = GroupCommit::new(
             Arc::clone(&store),
             Arc::clone(&cache),

@@ -265,6 +265,7 @@ impl Service {
             }
             drop(room);
         };
+        // Not among the requests in flight: the answer was given, and fills have a limit of their own, which `room` counts in.
         tokio::spawn(filling.in_current_span());
     }
 

@@ -10,6 +10,7 @@ use crate::{
         Cursor, End, Error, Expected, Kind, Limit, NewSession, Result, Session, SessionFilter, SessionId,
         SessionKey, SessionPatch, SessionPosition, SessionQuery, Tenant,
     },
+    in_flight,
     store::Opened,
 };
 
@@ -24,9 +25,11 @@ impl Service {
         };
         let key = SessionKey::new(tenant.clone(), id.clone());
         let session = Session::opened(new, id, now);
+        let seq_min = Session::seq_min(session.started_at, now);
         let tenant = tenant.clone();
-        let open = async move |service: Self| service.store.open(&tenant, session, now).await;
-        self.write(&key, open, writing::of_opened).await
+        let open = async move |service: Self| Ok((service.store.open(&tenant, session, now).await?, seq_min));
+        let (opened, _) = self.write(&key, open, writing::of_opened).await?;
+        Ok(opened)
     }
 
     /// A session by itself.
@@ -89,8 +92,8 @@ impl Service {
         if let Some(archive) = &self.archive
             && let Err(error) = archive.note_erasure(key).await
         {
-            // It stands in the store, and its bytes will go; only a rebuild would not know of it.
-            tracing::warn!(%error, session = %key, "an erasure could not be noted in the archive");
+            // It stands in the store, which owes the archive the marker from then on and counts it as pending.
+            tracing::warn!(%error, session = %key, "an erasure marker could not be written to the archive, and is owed");
         }
         Ok(())
     }
@@ -101,7 +104,7 @@ impl Service {
         let (archive, key) = (self.archive()?.clone(), key.clone());
         // A caller that goes away leaves nothing half done.
         let restoring = async move { archive.restore(&key).await };
-        tokio::spawn(restoring.in_current_span())
+        in_flight::spawn(restoring.in_current_span())
             .await
             .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the restore was interrupted")))
     }

@@ -20,6 +20,8 @@ pub struct Seen {
     pub backlog_age: Option<Duration>,
     /// Erased sessions whose bytes are not out of the archive yet.
     pub erasures_pending: Option<u64>,
+    /// For how long the bytes of the first erased session should have been gone.
+    pub erasure_overdue: Option<Duration>,
 }
 
 /// The last look.
@@ -76,6 +78,7 @@ impl Service {
         self.watch.update(|seen| {
             seen.backlog_age = backlog.as_ref().ok().map(|backlog| backlog.age);
             seen.erasures_pending = backlog.as_ref().ok().map(|backlog| backlog.erasures_pending);
+            seen.erasure_overdue = backlog.as_ref().ok().map(|backlog| backlog.erasure_overdue);
         });
         backlog.map(|_| ())
     }

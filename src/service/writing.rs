@@ -4,8 +4,9 @@ use tracing::Instrument;
 
 use super::Service;
 use crate::{
-    cache::Change,
-    domain::{Error, Kind, Result, Session, SessionKey},
+    cache::{Change, Wanted},
+    domain::{Error, Event, Kind, Result, Session, SessionKey},
+    in_flight,
     store::Opened,
 };
 
@@ -25,7 +26,7 @@ impl Service {
     {
         let (service, key) = (self.clone(), key.clone());
         let writing = async move {
-            let begun = service.cache.begin(&key, 0).await;
+            let begun = service.cache.begin(&key, Wanted::default()).await;
             let outcome = work(service.clone()).await;
             let change = match &outcome {
                 Ok(value) => change(value),
@@ -34,7 +35,7 @@ impl Service {
             service.cache.finish(begun, change).await;
             outcome
         };
-        tokio::spawn(writing.in_current_span())
+        in_flight::spawn(writing.in_current_span())
             .await
             .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the write was interrupted")))
     }
@@ -44,16 +45,25 @@ impl Service {
 pub(super) fn of_failure(error: &Error) -> Change<'static> {
     match error.kind() {
         // It may be in the store all the same, now or soon.
-        Kind::Unavailable | Kind::Internal => Change::Unknown,
+        Kind::Unavailable | Kind::Internal => Change::Unknown { acknowledged: false },
         // The cache should have nothing of it; if it does, by a fault, this is when to mend it.
         Kind::SessionNotFound | Kind::SessionErased => Change::Replaced,
         _ => Change::Nothing,
     }
 }
 
-/// What opening a session means for it.
-pub(super) fn of_opened(opened: &Opened) -> Change<'_> {
+/// What opening a session means for it; beside the outcome stands the session's [`Session::seq_min`].
+pub(super) fn of_opened((opened, seq_min): &(Opened, Option<i64>)) -> Change<'_> {
     match opened.created {
+        true => Change::Opened { seq_min: *seq_min },
+        false => Change::Nothing,
+    }
+}
+
+/// What it means for a session that these events were found in it, and that their caller is told so. An entry may be from
+/// before they were stored.
+pub(super) fn of_found(found: &[Option<Event>]) -> Change<'static> {
+    match found.iter().any(Option::is_some) {
         true => Change::Replaced,
         false => Change::Nothing,
     }

@@ -13,11 +13,11 @@ use async_trait::async_trait;
 use colloquy::{
     cache::NoCache,
     domain::{
-        Appended, End, Error, Event, EventId, EventQuery, Expected, Kind, NewEvent, Page, Result, Session,
+        Appended, End, Error, EventId, EventQuery, Expected, Kind, NewEvent, Page, Result, Session,
         SessionKey, SessionPatch, SessionQuery, Tenant, Timestamp,
     },
     service::{Appends, GroupCommit, GroupLimits},
-    store::{Append, HotEvent, HotEvents, Opened, Store, Upkeep},
+    store::{Append, HotEvent, HotEvents, Idle, IdleFound, Opened, Store, Upkeep},
 };
 use futures_util::FutureExt;
 use tokio::sync::Semaphore;
@@ -120,6 +120,10 @@ impl Store for Scripted {
         unreachable!("group commit only appends")
     }
 
+    async fn last_seqs(&self, _: &[SessionKey]) -> Result<Vec<Option<i64>>> {
+        unreachable!("without a cache there is nobody to reserve numbers")
+    }
+
     async fn events(&self, _: &SessionKey, _: &EventQuery) -> Result<HotEvents> {
         unreachable!("group commit only appends")
     }
@@ -140,6 +144,14 @@ impl Store for Scripted {
         Ok(Upkeep::default())
     }
 
+    async fn find_idle(&self, _: Timestamp, _: Timestamp, _: usize) -> Result<IdleFound> {
+        unreachable!("group commit only appends")
+    }
+
+    async fn end_idle(&self, _: &Idle, _: &str, _: Timestamp) -> Result<Option<Session>> {
+        unreachable!("group commit only appends")
+    }
+
     async fn close(&self) {}
 }
 
@@ -148,16 +160,8 @@ fn stored(append: Append) -> Result<Appended> {
     if append.event.id.as_str() == "ended" {
         return Err(Error::new(Kind::SessionEnded, "as the test says"));
     }
-    let event = Event {
-        id: append.event.id,
-        session: append.key.id,
-        seq: append.seq,
-        event_type: append.event.event_type,
-        payload: append.event.payload,
-        timestamp: append.now,
-    };
     Ok(Appended {
-        event,
+        event: append.event.accepted(append.key.id, append.seq),
         replayed: false,
     })
 }
@@ -182,7 +186,6 @@ fn appends(events: Vec<NewEvent>) -> Appends {
     Appends {
         key: SessionKey::new(Tenant::default(), "s".parse().expect("an id")),
         events: events.into(),
-        now: Timestamp::EPOCH,
     }
 }
 
