@@ -30,6 +30,10 @@ mod directory {
         async fn objects(&self) -> Arc<dyn Objects> {
             Arc::new(self.open())
         }
+
+        async fn others(&self) -> Arc<dyn Objects> {
+            Arc::new(DirectoryObjects::open(self.root().join("theirs")).unwrap())
+        }
     }
 
     objects_conformance!(Directory::new());
@@ -88,7 +92,7 @@ mod directory {
         assert_eq!(listed.len(), 1, "{listed:?}");
         assert_eq!(
             objects
-                .discard_unfinished(std::time::Duration::ZERO)
+                .discard_unfinished("", &|_| true, std::time::Duration::ZERO)
                 .await
                 .unwrap(),
             0
@@ -188,6 +192,14 @@ mod s3 {
     impl Subject for Bucket {
         async fn objects(&self) -> Arc<dyn Objects> {
             Arc::new(S3Objects::connect(options(self)).await.unwrap())
+        }
+
+        async fn others(&self) -> Arc<dyn Objects> {
+            let theirs = S3Options {
+                prefix: format!("{}/theirs", self.prefix.trim_end_matches('/')),
+                ..options(self)
+            };
+            Arc::new(S3Objects::connect(theirs).await.unwrap())
         }
 
         /// SeaweedFS goes from folder to folder, so all of `a/` comes before `a-b`, which S3 has after it.

@@ -59,8 +59,20 @@ pub trait Objects: Send + Sync + 'static {
     /// Deletes an object; one that is not there is fine.
     async fn delete(&self, path: &str) -> Result<(), ObjectError>;
 
-    /// Discards uploads that nobody finished and that began longer ago than `age`; gives how many.
-    async fn discard_unfinished(&self, age: Duration) -> Result<usize, ObjectError>;
+    /// Discards uploads that nobody finished, that began longer ago than `age`, whose path begins with `prefix`, and which are
+    /// ours by their path; gives how many. A place that many share has uploads of others. One that keeps what is unfinished
+    /// apart, where nobody else writes, may not know the paths, and then takes each to be ours.
+    async fn discard_unfinished(
+        &self,
+        prefix: &str,
+        is_ours: IsOurs<'_>,
+        age: Duration,
+    ) -> Result<usize, ObjectError>;
+
+    /// Whether [`written_at`](ObjectMeta::written_at) is by a clock that is not this machine's.
+    fn has_own_clock(&self) -> bool {
+        false
+    }
 
     /// Whether it can be reached and written to: puts, reads and deletes an object. In words for a person.
     ///
@@ -68,6 +80,9 @@ pub trait Objects: Send + Sync + 'static {
     /// What is wrong.
     async fn check(&self) -> Result<String, ObjectError>;
 }
+
+/// Whether a path is one that Colloquy writes.
+pub type IsOurs<'a> = &'a (dyn Fn(&str) -> bool + Sync);
 
 /// An object that is being written. Dropped unfinished, it never was, but for what
 /// [`Objects::discard_unfinished`] finds.

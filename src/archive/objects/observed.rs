@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{ByteRange, ObjectError, ObjectErrorKind, ObjectMeta, Objects, Upload};
+use super::{ByteRange, IsOurs, ObjectError, ObjectErrorKind, ObjectMeta, Objects, Upload};
 use crate::telemetry::calls;
 
 /// Objects that telemetry knows of.
@@ -61,8 +61,22 @@ impl Objects for Observed {
         calls::objects("delete", outcome, self.0.delete(path)).await
     }
 
-    async fn discard_unfinished(&self, age: Duration) -> Result<usize, ObjectError> {
-        calls::objects("discard_unfinished", outcome, self.0.discard_unfinished(age)).await
+    async fn discard_unfinished(
+        &self,
+        prefix: &str,
+        is_ours: IsOurs<'_>,
+        age: Duration,
+    ) -> Result<usize, ObjectError> {
+        calls::objects(
+            "discard_unfinished",
+            outcome,
+            self.0.discard_unfinished(prefix, is_ours, age),
+        )
+        .await
+    }
+
+    fn has_own_clock(&self) -> bool {
+        self.0.has_own_clock()
     }
 
     async fn check(&self) -> Result<String, ObjectError> {

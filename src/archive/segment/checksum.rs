@@ -74,14 +74,28 @@ impl Digest {
     }
 
     pub fn add(&mut self, event: &Event) {
+        let head = Head {
+            event_type: event.event_type.as_str(),
+            timestamp_ms: event.timestamp.unix_ms(),
+            seq: event.seq,
+            event_id: event.id.as_str(),
+            // Neither is part of it.
+            payload_bytes: 0,
+            payload_checksum: 0,
+        };
+        self.add_row(&head, event.payload.as_str());
+    }
+
+    /// Adds an event as it lies in a file, by what it says and not by its checksums.
+    pub fn add_row(&mut self, head: &Head<'_>, payload: &str) {
         let mut canonical = Canonical::default();
-        canonical.text(event.id.as_str());
-        canonical.number(event.seq);
-        canonical.number(event.timestamp.unix_ms());
-        canonical.text(event.event_type.as_str());
-        canonical.bits(event.payload.as_str().len() as u64);
+        canonical.text(head.event_id);
+        canonical.number(head.seq);
+        canonical.number(head.timestamp_ms);
+        canonical.text(head.event_type);
+        canonical.bits(payload.len() as u64);
         self.0.update(&canonical.0);
-        self.0.update(event.payload.as_str().as_bytes());
+        self.0.update(payload.as_bytes());
     }
 
     pub fn finish(&self) -> u64 {

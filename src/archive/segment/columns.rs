@@ -14,7 +14,7 @@ use super::{
 use crate::domain::{Event, Result, Session, Tenant, Timestamp};
 
 /// What a row takes besides its texts, about.
-const ROW_BYTES: usize = 64;
+pub(super) const ROW_BYTES: usize = 64;
 
 /// Rows of the events file.
 pub(super) struct EventColumns {

@@ -14,12 +14,12 @@ use parquet::{
     },
     errors::ParquetError,
 };
-use tokio::task::spawn_blocking;
 
 use super::{fault, footer::Footer};
 use crate::{
     archive::objects::{ByteRange, Objects},
     domain::{Result, SegmentName},
+    in_flight,
 };
 
 /// Bytes between two ranges that are rather fetched than made two requests of.
@@ -77,7 +77,7 @@ impl File {
         T: Send + 'static,
         F: FnOnce() -> Result<T> + Send + 'static,
     {
-        let done = spawn_blocking(work).await;
+        let done = in_flight::spawn_blocking(work).await;
         done.map_err(|error| fault::of_decoder(&self.name, error))?
     }
 

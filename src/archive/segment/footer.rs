@@ -15,12 +15,13 @@ use parquet::{
     errors::ParquetError,
     file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder, ParquetMetaDataReader},
 };
-use tokio::{sync::OnceCell, task::spawn_blocking};
+use tokio::sync::OnceCell;
 
 use super::{FORMAT, fault, schema};
 use crate::{
     archive::objects::{ByteRange, Objects},
     domain::{Result, SegmentName},
+    in_flight,
 };
 
 /// How much of the end is asked for at first: the footer of all but the largest segments.
@@ -164,7 +165,7 @@ where
     T: Send + 'static,
     F: FnOnce() -> Result<T, ParquetError> + Send + 'static,
 {
-    let decoded = spawn_blocking(work).await;
+    let decoded = in_flight::spawn_blocking(work).await;
     let decoded = decoded.map_err(|error| fault::of_decoder(name, error))?;
     decoded.map_err(|error| fault::of_decoding(name, error))
 }

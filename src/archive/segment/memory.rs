@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    archive::objects::{ByteRange, ObjectError, ObjectErrorKind, ObjectMeta, Objects, Upload},
+    archive::objects::{ByteRange, IsOurs, ObjectError, ObjectErrorKind, ObjectMeta, Objects, Upload},
     domain::Timestamp,
 };
 
@@ -120,7 +120,12 @@ impl Objects for Memory {
         Ok(())
     }
 
-    async fn discard_unfinished(&self, _age: Duration) -> Result<usize, ObjectError> {
+    async fn discard_unfinished(
+        &self,
+        _prefix: &str,
+        _is_ours: IsOurs<'_>,
+        _age: Duration,
+    ) -> Result<usize, ObjectError> {
         Ok(0)
     }
 

@@ -10,6 +10,7 @@
 //! - [`SegmentWriter`] writes a segment in bounded memory, [`Written::verify`] reads it back and compares, and
 //!   [`Written::seal`] writes the manifest.
 //! - [`SegmentReader`] answers reads of one session in at most three requests, and reads whole segments.
+//! - [`RawEvents`] is the rows of a segment as they lie in it, for a writer that copies sessions.
 //!
 //! **What is read is what was written, or an error.** Every row that a reader gives or passes over is held to a checksum
 //! that covers its content and its place in its session; the files' own indexes only say where to look.
@@ -24,6 +25,7 @@ mod footer;
 mod layout;
 mod manifest;
 mod output;
+mod raw;
 mod reader;
 mod rows;
 mod scan;
@@ -33,6 +35,7 @@ mod window;
 mod writer;
 
 pub use manifest::{Counts, Manifest, SegmentFile};
+pub use raw::RawEvents;
 pub use reader::SegmentReader;
 pub use rows::SessionRow;
 pub use scan::{EventRows, SessionRows};

@@ -10,10 +10,10 @@ use arrow_array::{
 
 use super::{
     checksum::{self, Head, Place},
-    fault, schema,
+    columns, fault, schema,
 };
 use crate::domain::{
-    Event, JsonObject, Pointer, Result, SegmentName, Session, SessionId, SessionKey, Timestamp,
+    Event, JsonObject, Pointer, Result, SegmentName, Session, SessionId, SessionKey, Tenant, Timestamp,
 };
 
 /// The rows of one batch that say which events they are; see [`schema::heads`].
@@ -163,6 +163,73 @@ pub(super) fn payloads(name: &SegmentName, batches: &[RecordBatch], count: usize
     }
 }
 
+/// The rows of a batch of the events file, with all columns.
+pub(super) struct WholeRows<'a> {
+    tenant: &'a StringArray,
+    session: &'a StringArray,
+    heads: Heads<'a>,
+    payload: &'a StringArray,
+}
+
+impl<'a> WholeRows<'a> {
+    /// # Errors
+    /// A column has nulls.
+    pub fn of(name: &SegmentName, batch: &'a RecordBatch) -> Result<Self> {
+        let columns = || {
+            Some(Self {
+                tenant: texts(batch, schema::event::TENANT)?,
+                session: texts(batch, schema::event::SESSION_ID)?,
+                heads: Heads::of(batch, schema::event::TYPE)?,
+                payload: texts(batch, schema::event::PAYLOAD)?,
+            })
+        };
+        columns().ok_or_else(|| fault::damaged(name, "a column has nulls"))
+    }
+
+    /// A row, with its payload.
+    ///
+    /// # Errors
+    /// It is not the row of that session that was written there.
+    pub fn get(
+        &self,
+        name: &SegmentName,
+        row: usize,
+        tenant: &Tenant,
+        session: &SessionId,
+        place: Place,
+    ) -> Result<(Head<'a>, &'a str)> {
+        let ((head, checksum), payload) = (self.heads.get(row), self.payload.value(row));
+        let (tenant, session) = (tenant.as_str(), session.as_str());
+        let is_sound = self.tenant.value(row) == tenant
+            && self.session.value(row) == session
+            && usize::try_from(head.payload_bytes) == Ok(payload.len())
+            && checksum::of_payload(payload) == head.payload_checksum
+            && checksum::of_event(tenant, session, place, &head) == checksum;
+        match is_sound {
+            true => Ok((head, payload)),
+            false => Err(wrong_row(name)),
+        }
+    }
+
+    /// Timestamp, `seq` and id of a row.
+    pub fn position(&self, row: usize) -> (i64, i64, &'a str) {
+        let Heads {
+            timestamp,
+            seq,
+            event_id,
+            ..
+        } = &self.heads;
+        (timestamp.value(row), seq.value(row), event_id.value(row))
+    }
+
+    /// What a row takes in memory, about.
+    pub fn bytes(&self, row: usize) -> usize {
+        let texts = [self.tenant, self.session, self.heads.event_id, self.payload];
+        let texts: usize = texts.iter().map(|texts| texts.value(row).len()).sum();
+        texts + columns::ROW_BYTES
+    }
+}
+
 /// A row of the events file, whole, whose place in its session is not known yet.
 pub(super) struct WholeRow {
     pub session: SessionId,
@@ -176,27 +243,17 @@ impl WholeRow {
     /// # Errors
     /// A row is of another tenant, or can't be an event.
     pub fn all(name: &SegmentName, batch: &RecordBatch) -> Result<Vec<Self>> {
-        let columns = || {
-            Some((
-                texts(batch, schema::event::TENANT)?,
-                texts(batch, schema::event::SESSION_ID)?,
-                Heads::of(batch, schema::event::TYPE)?,
-                texts(batch, schema::event::PAYLOAD)?,
-            ))
-        };
-        let (tenant, session, heads, payload) =
-            columns().ok_or_else(|| fault::damaged(name, "a column has nulls"))?;
+        let all = WholeRows::of(name, batch)?;
         let row = |row: usize| {
-            let (head, checksum) = heads.get(row);
-            let payload = payload.value(row);
-            if tenant.value(row) != name.tenant().as_str() {
+            let (head, checksum) = all.heads.get(row);
+            if all.tenant.value(row) != name.tenant().as_str() {
                 return Err(wrong_row(name));
             }
-            let session: SessionId = session.value(row).parse().map_err(|_| wrong_row(name))?;
+            let session: SessionId = all.session.value(row).parse().map_err(|_| wrong_row(name))?;
             let found = Found::new(name, &session, 0, &head)?;
             Ok(Self {
                 session,
-                event: found.with_payload(name, payload)?,
+                event: found.with_payload(name, all.payload.value(row))?,
                 checksum,
             })
         };

@@ -7,6 +7,7 @@ use arrow_schema::SchemaRef;
 use parquet::{
     arrow::push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder},
     errors::ParquetError,
+    file::metadata::RowGroupMetaData,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -25,11 +26,14 @@ use crate::{
     domain::{Event, Result, SegmentName, SessionId},
 };
 
-/// Rows that are decoded at a time: with the largest payloads, some thirty megabytes.
-const BATCH_ROWS: usize = 128;
+/// Rows that are decoded at a time: as many as are about so many bytes, going by the average of their row group.
+const BATCH_BYTES: u64 = 4 << 20;
+/// With the largest payloads, some thirty megabytes.
+const BATCH_ROWS_MIN: u64 = 128;
+const BATCH_ROWS_MAX: u64 = 8_192;
 
 /// A file that is being read; holds the bytes of one row group.
-struct Scan {
+pub(super) struct Scan {
     file: File,
     sha256: Sha256,
     /// How far it was read.
@@ -39,7 +43,7 @@ struct Scan {
 }
 
 impl Scan {
-    async fn open(
+    pub async fn open(
         objects: &Arc<dyn Objects>,
         name: &SegmentName,
         path: String,
@@ -60,8 +64,12 @@ impl Scan {
         })
     }
 
+    pub fn name(&self) -> &SegmentName {
+        &self.file.name
+    }
+
     /// The next few rows, as `read` makes them out; `None` behind the last.
-    async fn next<T: Send + 'static>(
+    pub async fn next<T: Send + 'static>(
         &mut self,
         read: fn(&SegmentName, &RecordBatch) -> Result<Vec<T>>,
     ) -> Result<Option<Vec<T>>> {
@@ -89,13 +97,8 @@ impl Scan {
     async fn next_row_group(&mut self) -> Result<ParquetPushDecoder> {
         let row_group = self.row_group;
         self.row_group += 1;
-        let columns = self
-            .file
-            .footer
-            .metadata
-            .metadata()
-            .row_group(row_group)
-            .columns();
+        let about = self.file.footer.metadata.metadata().row_group(row_group);
+        let (columns, batch_rows) = (about.columns(), batch_rows(about));
         // A range that is upside down makes the decoder panic, so only its end is taken, and checked.
         let ends = columns.iter().filter_map(|column| {
             let start = column
@@ -115,7 +118,7 @@ impl Scan {
             sha256.update(&bytes);
             let decoder = ParquetPushDecoderBuilder::new_with_metadata(metadata)
                 .with_row_groups(vec![row_group])
-                .with_batch_size(BATCH_ROWS)
+                .with_batch_size(batch_rows)
                 .build();
             let pushed = decoder.and_then(|mut decoder| {
                 decoder.push_range(range, bytes)?;
@@ -130,7 +133,7 @@ impl Scan {
     }
 
     /// Reads what is behind the last row group; says what was read in all.
-    async fn finish(mut self) -> Result<SegmentFile> {
+    pub async fn finish(mut self) -> Result<SegmentFile> {
         let File {
             objects, name, path, ..
         } = &self.file;
@@ -151,6 +154,13 @@ impl Scan {
             sha256: hex(&self.sha256.finalize()),
         })
     }
+}
+
+fn batch_rows(row_group: &RowGroupMetaData) -> usize {
+    let count = |count: i64| u64::try_from(count).unwrap_or_default().max(1);
+    let row_bytes = (count(row_group.total_byte_size()) / count(row_group.num_rows())).max(1);
+    let rows = (BATCH_BYTES / row_bytes).clamp(BATCH_ROWS_MIN, BATCH_ROWS_MAX);
+    usize::try_from(rows).unwrap_or(usize::MAX)
 }
 
 /// The sessions of a segment, in their order.
@@ -245,11 +255,6 @@ impl EventRows {
             }
         }
         Ok(())
-    }
-
-    /// To be called behind the last row.
-    pub(super) async fn finish(self) -> Result<SegmentFile> {
-        self.scan.finish().await
     }
 }
 

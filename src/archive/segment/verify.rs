@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{
-    EventRows, Manifest, SegmentReader, SessionRow, SessionRows, checksum::Digest, fault, manifest::Counts,
-};
+use super::{Manifest, RawEvents, SegmentReader, SessionRows, fault, manifest::Counts, raw::Walk};
 use crate::{
     archive::objects::Objects,
-    domain::{EventPosition, Result, SegmentName, SessionId},
+    domain::{Result, SegmentName, SessionId},
 };
 
 /// A segment whose two files are written, as the one who wrote them knows it.
@@ -60,24 +58,27 @@ impl SegmentReader {
 async fn verify(objects: &Arc<dyn Objects>, manifest: &Manifest, digests: Option<&[u64]>) -> Result<()> {
     let name = &manifest.segment;
     let mut sessions = SessionRows::open(objects, name).await?;
-    let mut events = EventRows::open(objects, name).await?;
+    let mut events = RawEvents::open(objects, name).await?;
     let mut counts = Counts::default();
     let mut last: Option<SessionId> = None;
     while let Some(row) = sessions.next().await? {
         if row.pointer.first_row != counts.events || last.is_some_and(|last| last >= row.session.id) {
             return Err(fault::damaged(name, "its sessions are not in order"));
         }
-        let digest = read_session(name, &row, &mut events, &mut counts).await?;
+        let mut session = Walk::new(&row, row.epoch);
+        while events.next_of(&mut session, usize::MAX).await?.is_some() {}
         // There are never more sessions than `usize` counts.
         let at = usize::try_from(counts.sessions).unwrap_or(usize::MAX);
-        if digests.is_some_and(|digests| digests.get(at) != Some(&digest)) {
+        if digests.is_some_and(|digests| digests.get(at) != Some(&session.finish())) {
             let what = format_args!("session {} is not what was written", row.session.id);
             return Err(fault::damaged(name, what));
         }
         counts.sessions += 1;
+        counts.events += row.pointer.rows;
+        counts.payload_bytes += session.payload_bytes;
         last = Some(row.session.id);
     }
-    if events.next().await?.is_some() {
+    if !events.is_at_end().await? {
         return Err(fault::damaged(name, "it has events of no session"));
     }
     if counts != manifest.counts {
@@ -87,30 +88,4 @@ async fn verify(objects: &Arc<dyn Objects>, manifest: &Manifest, digests: Option
         return Err(fault::damaged(name, "a file has another size or another SHA-256"));
     }
     Ok(())
-}
-
-/// Reads the events of a session, which come next; gives the digest of both.
-async fn read_session(
-    name: &SegmentName,
-    row: &SessionRow,
-    events: &mut EventRows,
-    counts: &mut Counts,
-) -> Result<u64> {
-    let mut digest = Digest::new(&row.session, row.epoch);
-    let mut before: Option<EventPosition> = None;
-    for _ in 0..row.pointer.rows {
-        let (_, event) = match events.next().await? {
-            Some((session, event)) if session == row.session.id => (session, event),
-            _ => return Err(fault::damaged(name, "a session has fewer events than it should")),
-        };
-        let position = EventPosition::from(&event);
-        if before.is_some_and(|before| before >= position) {
-            return Err(fault::damaged(name, "a session's events are not in order"));
-        }
-        before = Some(position);
-        digest.add(&event);
-        counts.events += 1;
-        counts.payload_bytes += event.payload.as_str().len() as u64;
-    }
-    Ok(digest.finish())
 }

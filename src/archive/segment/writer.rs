@@ -3,12 +3,13 @@
 use std::{sync::Arc, time::SystemTime};
 
 use super::{
-    Manifest, Written,
+    Manifest, RawEvents, SessionRow, Written,
     checksum::{Digest, Place},
     columns::{EventColumns, SessionColumns},
     events_path, fault,
     manifest::Counts,
     output::Output,
+    raw::{RawRows, Walk},
     schema, sessions_path,
 };
 use crate::{
@@ -47,7 +48,8 @@ impl Default for SegmentOptions {
 /// order in which they are read; then [`finish`](Self::finish). Dropped before that, nothing was written.
 ///
 /// It holds the row group that is being written, and the rows of a session as long as they are fewer bytes than a row
-/// group: about two row groups, however large the segment.
+/// group: about two row groups, however large the segment. While it [copies](Self::copy_session), the rows are in batches
+/// of the other segment, which stay for as long.
 pub struct SegmentWriter {
     name: SegmentName,
     options: SegmentOptions,
@@ -57,10 +59,38 @@ pub struct SegmentWriter {
     /// Rows that are not yet written.
     event_columns: EventColumns,
     session_columns: SessionColumns,
+    /// Rows of sessions that were copied, in place of such columns.
+    copied: Copied,
     open: Option<Open>,
     last_session: Option<SessionId>,
     counts: Counts,
     digests: Vec<u64>,
+}
+
+/// Rows that lie in batches of another segment.
+#[derive(Default)]
+struct Copied {
+    runs: Vec<RawRows>,
+    rows: u64,
+    bytes: usize,
+}
+
+impl Copied {
+    fn push(&mut self, some: RawRows) {
+        self.rows += some.rows.len() as u64;
+        self.bytes += some.bytes;
+        let apart = match self.runs.last_mut() {
+            Some(last) => last.extend(some),
+            None => Some(some),
+        };
+        self.runs.extend(apart);
+    }
+
+    fn append(&mut self, more: &mut Self) {
+        for some in std::mem::take(more).runs {
+            self.push(some);
+        }
+    }
 }
 
 /// The session that is being written.
@@ -99,6 +129,7 @@ impl SegmentWriter {
             sessions,
             event_columns: EventColumns::new(),
             session_columns: SessionColumns::new(),
+            copied: Copied::default(),
             open: None,
             last_session: None,
             counts: Counts::default(),
@@ -111,15 +142,8 @@ impl SegmentWriter {
     /// # Errors
     /// [`Kind::Internal`](crate::domain::Kind::Internal): it does not, or the one before it has not ended.
     pub async fn begin_session(&mut self, session: &Session, epoch: i64) -> Result<()> {
-        if self.open.is_some() {
-            return Err(fault::misused(
-                "a segment's session begins before the one before it has ended",
-            ));
-        }
-        if self.last_session.as_ref().is_some_and(|last| *last >= session.id) {
-            return Err(fault::misused("a segment's sessions are not in ascending order"));
-        }
-        self.last_session = Some(session.id.clone());
+        self.follow(&session.id)?;
+        self.write_copied().await?;
         self.open = Some(Open {
             session: session.clone(),
             epoch,
@@ -130,6 +154,62 @@ impl SegmentWriter {
             digest: Digest::new(session, epoch),
         });
         Ok(())
+    }
+
+    fn follow(&mut self, session: &SessionId) -> Result<()> {
+        if self.open.is_some() {
+            return Err(fault::misused(
+                "a segment's session begins before the one before it has ended",
+            ));
+        }
+        if self.last_session.as_ref().is_some_and(|last| last >= session) {
+            return Err(fault::misused("a segment's sessions are not in ascending order"));
+        }
+        self.last_session = Some(session.clone());
+        Ok(())
+    }
+
+    /// Adds a session whole, under another epoch, with its rows as another segment of its tenant has them: a row's checksum
+    /// covers its place in its session, and that stays. Each is held to it on the way.
+    ///
+    /// # Errors
+    /// [`Kind::ArchiveDamaged`](crate::domain::Kind::ArchiveDamaged): a row is not what was written there; this segment is
+    /// of no use then. As [`begin_session`](Self::begin_session).
+    pub async fn copy_session(
+        &mut self,
+        copy: &SessionRow,
+        epoch: i64,
+        from: &mut RawEvents,
+    ) -> Result<Pointer> {
+        self.follow(&copy.session.id)?;
+        let first_row = self.events.rows() + self.copied.rows;
+        let (mut session, mut rows, mut is_large) = (Walk::new(copy, epoch), Copied::default(), false);
+        while let Some(some) = from.next_of(&mut session, self.chunk_bytes()).await? {
+            rows.push(some);
+            // As when events are pushed: a session of more than a row group has its own.
+            if !is_large && rows.bytes > self.options.row_group_bytes {
+                is_large = true;
+                self.write_copied().await?;
+                self.events.close_row_group().await?;
+            }
+            if is_large && rows.bytes > self.chunk_bytes() {
+                self.copied.append(&mut rows);
+                self.write_copied().await?;
+            }
+        }
+        self.copied.append(&mut rows);
+        if self.copied.bytes > self.chunk_bytes() {
+            self.write_copied().await?;
+        }
+        self.counts.payload_bytes += session.payload_bytes;
+        self.add_session(
+            &copy.session,
+            epoch,
+            first_row,
+            copy.pointer.rows,
+            session.finish(),
+        )
+        .await
     }
 
     /// Adds an event of the session, which comes after the one before it in their order.
@@ -160,16 +240,28 @@ impl SegmentWriter {
         }
         let no_session = || fault::misused("a segment's session ends that never began");
         let open = self.open.take().ok_or_else(no_session)?;
-        let (first_row, rows) = (open.first_row, open.rows);
         self.write_events().await?;
+        let digest = open.digest.finish();
+        self.add_session(&open.session, open.epoch, open.first_row, open.rows, digest)
+            .await
+    }
+
+    async fn add_session(
+        &mut self,
+        session: &Session,
+        epoch: i64,
+        first_row: u64,
+        rows: u64,
+        digest: u64,
+    ) -> Result<Pointer> {
         self.session_columns
-            .append(self.name.tenant(), &open.session, open.epoch, first_row, rows)?;
+            .append(self.name.tenant(), session, epoch, first_row, rows)?;
         if self.session_columns.bytes() >= self.chunk_bytes() {
             self.write_sessions().await?;
         }
         self.counts.sessions += 1;
         self.counts.events += rows;
-        self.digests.push(open.digest.finish());
+        self.digests.push(digest);
         Ok(Pointer {
             segment: self.name.clone(),
             first_row,
@@ -190,6 +282,7 @@ impl SegmentWriter {
                 "a segment is finished before its last session has ended",
             ));
         }
+        self.write_copied().await?;
         if self.session_columns.bytes() > 0 {
             self.write_sessions().await?;
         }
@@ -244,6 +337,17 @@ impl SegmentWriter {
         if self.event_columns.bytes() > 0 {
             self.events.write(self.event_columns.take()?).await?;
         }
+        self.close_full_row_group().await
+    }
+
+    async fn write_copied(&mut self) -> Result<()> {
+        for run in std::mem::take(&mut self.copied).runs {
+            self.events.write(run.batch()).await?;
+        }
+        self.close_full_row_group().await
+    }
+
+    async fn close_full_row_group(&mut self) -> Result<()> {
         if self.events.row_group_bytes() >= self.options.row_group_bytes {
             self.events.close_row_group().await?;
         }

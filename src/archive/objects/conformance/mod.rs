@@ -3,7 +3,7 @@
 //! It is no part of the library: the integration tests take it in, as they do the store's, and name a subject for each
 //! implementation; every rule below becomes a test of its own, with a place of its own.
 
-use std::{cmp::Ordering, fmt::Debug, future::Future, sync::Arc};
+use std::{cmp::Ordering, fmt::Debug, future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,6 +21,9 @@ pub mod uploading;
 pub trait Subject: Send + Sync {
     /// The objects of that place; called again, the same ones by another way in, as another process has it.
     async fn objects(&self) -> Arc<dyn Objects>;
+
+    /// Objects of somebody else, which lie in a folder `theirs` among those of that place.
+    async fn others(&self) -> Arc<dyn Objects>;
 
     /// The order of its lists, where a server has one of its own for a name that another one begins with.
     fn order(&self, one: &str, other: &str) -> Ordering {
@@ -51,7 +54,8 @@ macro_rules! objects_conformance {
                 an_upload_over_an_object_is_told_so_and_changes_nothing,
                 of_racing_uploads_and_puts_exactly_one_wins,
                 unfinished_uploads_are_discarded_by_their_age,
-                an_upload_that_was_discarded_can_not_be_finished;
+                an_upload_that_was_discarded_can_not_be_finished,
+                uploads_of_others_in_the_same_place_are_left_alone;
             listing:
                 a_list_is_in_the_order_of_bytes,
                 names_of_one_length_are_listed_in_the_order_of_bytes,
@@ -102,6 +106,13 @@ async fn put(objects: &dyn Objects, path: &str, content: &Bytes) {
 
 async fn read(objects: &dyn Objects, path: &str) -> Bytes {
     objects.get(path, ByteRange::All).await.expect("read")
+}
+
+/// Discards unfinished uploads under `prefix` whose path has no `theirs` in it; gives how many.
+async fn discard(objects: &dyn Objects, prefix: &str, age: Duration) -> usize {
+    let is_ours = |path: &str| !path.contains("theirs");
+    let discarded = objects.discard_unfinished(prefix, &is_ours, age).await;
+    discarded.expect("discarded")
 }
 
 async fn paths(objects: &dyn Objects, prefix: &str) -> Vec<String> {

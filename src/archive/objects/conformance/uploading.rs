@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use colloquy::archive::objects::{ByteRange, ObjectErrorKind};
 
-use super::{MIB, Subject, bytes, kind, paths, put, race, read, winner};
+use super::{MIB, Subject, bytes, discard, kind, paths, put, race, read, winner};
 
 pub async fn an_upload_is_nowhere_until_it_is_finished(subject: &dyn Subject) {
     let objects = subject.objects().await;
@@ -108,24 +108,18 @@ pub async fn unfinished_uploads_are_discarded_by_their_age(subject: &dyn Subject
     put(&*objects, "kept", &bytes(1)).await;
     let mut upload = objects.upload("u/young").await.unwrap();
     upload.write(bytes(9 * MIB)).await.unwrap();
-    assert_eq!(
-        objects.discard_unfinished(Duration::from_hours(1)).await.unwrap(),
-        0
-    );
+    assert_eq!(discard(&*objects, "u/", Duration::from_hours(1)).await, 0);
     upload.finish().await.unwrap();
-    assert_eq!(objects.discard_unfinished(Duration::ZERO).await.unwrap(), 0);
+    assert_eq!(discard(&*objects, "u/", Duration::ZERO).await, 0);
     assert_eq!(paths(&*objects, "").await, ["kept", "u/young"]);
 
     let mut upload = objects.upload("u/stale").await.unwrap();
     upload.write(bytes(9 * MIB)).await.unwrap();
     // Nobody finishes what a process that was killed began.
     std::mem::forget(upload);
-    assert_eq!(
-        objects.discard_unfinished(Duration::from_hours(1)).await.unwrap(),
-        0
-    );
-    assert_eq!(objects.discard_unfinished(Duration::ZERO).await.unwrap(), 1);
-    assert_eq!(objects.discard_unfinished(Duration::ZERO).await.unwrap(), 0);
+    assert_eq!(discard(&*objects, "u/", Duration::from_hours(1)).await, 0);
+    assert_eq!(discard(&*objects, "u/", Duration::ZERO).await, 1);
+    assert_eq!(discard(&*objects, "u/", Duration::ZERO).await, 0);
     assert_eq!(paths(&*objects, "").await, ["kept", "u/young"]);
 }
 
@@ -133,7 +127,7 @@ pub async fn an_upload_that_was_discarded_can_not_be_finished(subject: &dyn Subj
     let objects = subject.objects().await;
     let mut upload = objects.upload("u/discarded").await.unwrap();
     upload.write(bytes(9 * MIB)).await.unwrap();
-    assert_eq!(objects.discard_unfinished(Duration::ZERO).await.unwrap(), 1);
+    assert_eq!(discard(&*objects, "u/", Duration::ZERO).await, 1);
     let written = upload.write(bytes(MIB)).await;
     let ended = match written {
         Ok(()) => upload.finish().await,
@@ -141,4 +135,25 @@ pub async fn an_upload_that_was_discarded_can_not_be_finished(subject: &dyn Subj
     };
     assert_eq!(kind(ended), ObjectErrorKind::Unavailable);
     assert_eq!(kind(objects.head("u/discarded").await), ObjectErrorKind::NotFound);
+}
+
+pub async fn uploads_of_others_in_the_same_place_are_left_alone(subject: &dyn Subject) {
+    let (objects, others) = (subject.objects().await, subject.others().await);
+    let mut theirs = others.upload("u/theirs").await.unwrap();
+    theirs.write(bytes(9 * MIB)).await.unwrap();
+    let mut ours = objects.upload("u/ours").await.unwrap();
+    ours.write(bytes(9 * MIB)).await.unwrap();
+    std::mem::forget(ours);
+    put(&*others, "u/object", &bytes(1)).await;
+    assert_eq!(discard(&*objects, "u/", Duration::ZERO).await, 1, "ours alone");
+    // Nor do those go that lie under the prefix, and are not ours by their names.
+    assert_eq!(discard(&*objects, "", Duration::ZERO).await, 0);
+    theirs.write(bytes(MIB)).await.unwrap();
+    theirs.finish().await.unwrap();
+    assert!(read(&*others, "u/theirs").await == bytes_of(9 * MIB, MIB));
+    assert_eq!(paths(&*others, "").await, ["u/object", "u/theirs"]);
+}
+
+fn bytes_of(one: usize, other: usize) -> Bytes {
+    [bytes(one), bytes(other)].concat().into()
 }

@@ -13,14 +13,15 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::{runtime::Handle, task::spawn_blocking};
+use tokio::runtime::Handle;
 
 use self::place::{Place, Unfinished};
 use super::{
-    ByteRange, ObjectError, ObjectErrorKind, ObjectMeta, Objects, Upload,
+    ByteRange, IsOurs, ObjectError, ObjectErrorKind, ObjectMeta, Objects, Upload,
     path::{check_path, check_prefix, check_range},
     probe::probe,
 };
+use crate::in_flight;
 
 /// See the [module](self).
 #[derive(Debug, Clone)]
@@ -52,7 +53,7 @@ impl DirectoryObjects {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ObjectError> + Send + 'static,
 ) -> Result<T, ObjectError> {
-    let done = spawn_blocking(work).await;
+    let done = in_flight::spawn_blocking(work).await;
     done.unwrap_or_else(|error| {
         let stopped = ObjectError::new(ObjectErrorKind::Unavailable, "the work on a file was cut off");
         Err(stopped.with_source(error))
@@ -113,7 +114,13 @@ impl Objects for DirectoryObjects {
         self.with_place(move |place| place.delete(&path)).await
     }
 
-    async fn discard_unfinished(&self, age: Duration) -> Result<usize, ObjectError> {
+    async fn discard_unfinished(
+        &self,
+        prefix: &str,
+        _: IsOurs<'_>,
+        age: Duration,
+    ) -> Result<usize, ObjectError> {
+        check_prefix(prefix)?;
         self.with_place(move |place| place.discard_unfinished(age)).await
     }
 

@@ -33,7 +33,7 @@ use self::{
     upload::S3Upload,
 };
 use super::{
-    ByteRange, ObjectError, ObjectErrorKind, ObjectMeta, Objects, Upload,
+    ByteRange, IsOurs, ObjectError, ObjectErrorKind, ObjectMeta, Objects, Upload,
     path::{check_path, check_prefix, check_range, is_path},
     probe::probe,
 };
@@ -181,7 +181,13 @@ impl Bucket {
         }
     }
 
-    async fn discard_unfinished(&self, age: Duration) -> Result<usize, ObjectError> {
+    async fn discard_unfinished(
+        &self,
+        prefix: &str,
+        is_ours: IsOurs<'_>,
+        age: Duration,
+    ) -> Result<usize, ObjectError> {
+        check_prefix(prefix)?;
         let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
         let stale_at_ms = now_ms().saturating_sub(age_ms);
         let (mut discarded, mut key_marker, mut id_marker) = (0, None, None);
@@ -190,7 +196,7 @@ impl Bucket {
                 .client
                 .list_multipart_uploads()
                 .bucket(&self.name)
-                .prefix(&self.prefix)
+                .prefix(self.key(prefix))
                 .set_key_marker(key_marker)
                 .set_upload_id_marker(id_marker);
             let page = page.send().await;
@@ -200,7 +206,8 @@ impl Bucket {
                     continue;
                 };
                 let stale = timestamp(upload.initiated()).unix_ms() <= stale_at_ms;
-                if stale && self.path(key).is_some() && self.abort(key, id).await? {
+                let is_ours = self.path(key).is_some_and(is_ours);
+                if stale && is_ours && self.abort(key, id).await? {
                     discarded += 1;
                 }
             }
@@ -267,8 +274,17 @@ impl Objects for S3Objects {
         }
     }
 
-    async fn discard_unfinished(&self, age: Duration) -> Result<usize, ObjectError> {
-        self.bucket.discard_unfinished(age).await
+    async fn discard_unfinished(
+        &self,
+        prefix: &str,
+        is_ours: IsOurs<'_>,
+        age: Duration,
+    ) -> Result<usize, ObjectError> {
+        self.bucket.discard_unfinished(prefix, is_ours, age).await
+    }
+
+    fn has_own_clock(&self) -> bool {
+        true
     }
 
     async fn check(&self) -> Result<String, ObjectError> {

@@ -1,5 +1,6 @@
 //! Segments held to a model: what was written, in plain vectors.
 
+mod copies;
 mod damage;
 mod golden;
 mod layout;

@@ -28,7 +28,7 @@ async fn archive(random: &mut Random, options: SegmentOptions) -> Archive {
         .map(|(at, events)| conversation(random, &format!("s-{at}"), events, 300))
         .collect();
     let session = &mut conversations[1].session;
-    session.user_id = Some("user-7".parse().unwrap());
+    session.user_id = Some("auth0|Zoë \"日本\"".parse().unwrap());
     session.language = Some("de-CH".parse().unwrap());
     session.metadata = JsonObject::from_stored(r#"{"grüße":["😀"]}"#);
     session.end_reason = Some(String::from("hung up"));
