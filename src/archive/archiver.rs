@@ -11,8 +11,8 @@
 //!    deleted only after its archived copy was read back (I5).
 //! 7. [`sweep`](Archive::sweep), much later: a segment that no pointer leads to goes.
 //!
-//! The same phases move sessions from one segment to another, in order to leave bytes out or take late events in: then
-//! what is read is the old copy with what is hot besides it.
+//! The same phases move sessions from one segment to another: in order to take late events in, when what is read is the
+//! old copy with what is hot besides it; and in order to leave bytes out, when rows are [copied](super::moving).
 
 use std::{collections::HashSet, pin::pin, sync::atomic::Ordering};
 
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     domain::{Error, Event, Kind, Page, Pointer, Result, SegmentName, Session, SessionKey},
-    store::catalog::{Archived, CATALOG_BATCH_MAX, Claim, Claimed, Commit},
+    store::catalog::{Archived, CATALOG_BATCH_MAX, Claim, Claimed, Commit, Copies, Written as Bytes},
     telemetry::{calls, metrics::metrics},
 };
 
@@ -39,11 +39,13 @@ pub(super) struct Packed {
 }
 
 /// Sessions under a claim, in the order of the segment.
-struct Batch {
-    owner: SegmentName,
-    claimed: Vec<Claimed>,
+pub(super) struct Batch {
+    pub(super) owner: SegmentName,
+    pub(super) claimed: Vec<Claimed>,
     /// When the claims were last known to stand for a whole lease.
     since: Instant,
+    /// Whether bytes of the claimed sessions may be in an object, or may still come to be.
+    pub(super) written: Bytes,
 }
 
 /// A session as it goes into a segment: whole, or its first page where there is more.
@@ -71,6 +73,16 @@ impl Archive {
         packed
     }
 
+    /// Gives up the claims that are left. A write that failed may have been done all the same, or may still land, and then
+    /// bytes of any of these sessions lie in the bucket: so the segment goes to their `left`, from where an erasure learns
+    /// of it, and a sweep takes it off once nothing is there.
+    pub(super) async fn release(&self, batch: &Batch) -> Result<()> {
+        for some in batch.claimed.chunks(CATALOG_BATCH_MAX) {
+            self.0.catalog.release(some, &batch.owner, batch.written).await?;
+        }
+        Ok(())
+    }
+
     async fn pack_claimed(&self, batch: &mut Batch, claim: Claim, work: &Work) -> Result<Packed> {
         if claim == Claim::Hot {
             // Appends that were under way when a session ended have landed by then.
@@ -80,15 +92,9 @@ impl Archive {
         let Some(written) = written else {
             return Ok(Packed { sessions: 0, failed });
         };
-        calls::phase("verify", self.verify_and_seal(&written, work)).await?;
-        metrics().archive_written(written.bytes());
-        self.renew_if_due(batch).await?;
-        // From here on, bytes of these sessions are where some pointer may lead. A claim that is not committed, for whatever
-        // reason, is not given up: whoever takes the session next learns from it where they are.
-        let written: HashSet<SessionKey> = commits.iter().map(|commit| commit.key.clone()).collect();
-        batch.claimed.retain(|claimed| !written.contains(&claimed.key));
-        let committed = calls::phase("commit", self.commit(&commits, &batch.owner)).await?;
-        self.count(&committed, work);
+        let committed = self
+            .verify_and_commit(batch, &written, &commits, Copies::Made, work)
+            .await?;
         calls::phase("delete", self.delete_hot(&batch.owner, &committed, work)).await?;
         Ok(Packed {
             sessions: committed.len() as u64,
@@ -96,8 +102,43 @@ impl Archive {
         })
     }
 
+    /// Phases 4 and 5: gives what was committed, in the order of the segment.
+    ///
+    /// A segment of which no claim stands any more gets no manifest, so a sweep deletes what there is of it. It prevents: an
+    /// archiver stands still before it has written anything; others claim its sessions, and a sweep takes its segment, of
+    /// which nothing is there, off their `left`; it goes on, and leaves a whole segment that no store knows.
+    pub(super) async fn verify_and_commit(
+        &self,
+        batch: &mut Batch,
+        written: &Written,
+        commits: &[Commit],
+        copies: Copies,
+        work: &Work,
+    ) -> Result<Vec<Archived>> {
+        if !self.renew(batch).await? {
+            return Ok(Vec::new());
+        }
+        calls::phase("verify", self.verify_and_seal(written, work)).await?;
+        metrics().archive_written(written.bytes());
+        self.renew_if_due(batch).await?;
+        // From here on, bytes of these sessions are where some pointer may lead. A claim that is not committed, for whatever
+        // reason, is not given up: whoever takes the session next learns from it where they are.
+        let written: HashSet<SessionKey> = commits.iter().map(|commit| commit.key.clone()).collect();
+        // No row of the others is in the segment, which is complete.
+        batch.claimed.retain(|claimed| !written.contains(&claimed.key));
+        batch.written = Bytes::Nothing;
+        let committed = calls::phase("commit", self.commit(commits, &batch.owner, copies)).await?;
+        self.count(&committed, work);
+        Ok(committed)
+    }
+
     /// Phase 1.
-    async fn claim(&self, keys: Vec<SessionKey>, claim: Claim, owner: SegmentName) -> Result<Batch> {
+    pub(super) async fn claim(
+        &self,
+        keys: Vec<SessionKey>,
+        claim: Claim,
+        owner: SegmentName,
+    ) -> Result<Batch> {
         let since = Instant::now();
         let mut claimed = Vec::new();
         for some in keys.chunks(CATALOG_BATCH_MAX) {
@@ -113,31 +154,28 @@ impl Archive {
             owner,
             claimed,
             since,
+            written: Bytes::Nothing,
         })
     }
 
     /// Makes the claims last, once a third of their time is over.
-    async fn renew_if_due(&self, batch: &mut Batch) -> Result<()> {
+    pub(super) async fn renew_if_due(&self, batch: &mut Batch) -> Result<()> {
         if batch.since.elapsed() < self.0.options.lease / 3 {
             return Ok(());
         }
-        let since = Instant::now();
-        for some in batch.claimed.chunks(CATALOG_BATCH_MAX) {
-            // One that does not stand any more will not be committed either.
-            self.0
-                .catalog
-                .renew(some, &batch.owner, self.0.options.lease)
-                .await?;
-        }
-        batch.since = since;
-        Ok(())
+        // One that does not stand any more will not be committed either.
+        self.renew(batch).await.map(drop)
     }
 
-    async fn release(&self, batch: &Batch) -> Result<()> {
+    /// Makes the claims last; says whether any stands.
+    async fn renew(&self, batch: &mut Batch) -> Result<bool> {
+        let (since, mut any) = (Instant::now(), false);
         for some in batch.claimed.chunks(CATALOG_BATCH_MAX) {
-            self.0.catalog.release(some, &batch.owner).await?;
+            let renewing = self.0.catalog.renew(some, &batch.owner, self.0.options.lease);
+            any |= renewing.await?.contains(&true);
         }
-        Ok(())
+        batch.since = since;
+        Ok(any)
     }
 
     /// Phases 2 and 3. Gives the files, where any session went into them, what to commit, and how many sessions could not be
@@ -166,6 +204,7 @@ impl Archive {
                 }
                 Err(error) => return Err(error),
             };
+            batch.written = Bytes::Maybe;
             let writer = match &mut writer {
                 Some(writer) => writer,
                 none => none.insert(
@@ -243,11 +282,16 @@ impl Archive {
     }
 
     /// Phase 5; gives the sessions whose pointer is now this one, in the order of the segment.
-    async fn commit(&self, commits: &[Commit], owner: &SegmentName) -> Result<Vec<Archived>> {
+    async fn commit(&self, commits: &[Commit], owner: &SegmentName, copies: Copies) -> Result<Vec<Archived>> {
+        let catalog = &self.0.catalog;
         let mut committed = Vec::new();
         for some in commits.chunks(CATALOG_BATCH_MAX) {
             let keys: Vec<&SessionKey> = some.iter().map(|commit| &commit.key).collect();
-            let done = self.changing(&keys, self.0.catalog.commit(some, owner)).await?;
+            let committing = match copies {
+                Copies::Made => catalog.commit(some, owner),
+                Copies::Moved => catalog.commit_moved(some, owner),
+            };
+            let done = self.changing(&keys, committing).await?;
             let done = some.iter().zip(done).filter(|(_, done)| *done);
             committed.extend(done.map(|(commit, _)| {
                 let Commit {

@@ -12,6 +12,8 @@ pub struct Backlog {
     pub age: Duration,
     /// Erased sessions whose bytes are not out of the archive yet.
     pub erasures_pending: u64,
+    /// For how long the bytes of the first of them should have been gone; zero where there is time.
+    pub erasure_overdue: Duration,
 }
 
 impl Archive {
@@ -34,9 +36,13 @@ impl Archive {
             .await?
             .map(|ended| ended.saturating_add_ms(ms(self.0.options.after)));
         let age_ms = due_since.map_or(0, |since| now().unix_ms() - since.unix_ms());
+        let pending = self.pending_erasures().await?;
+        let overdue_ms = pending.since.map_or(0, |since| self.overdue_ms(since));
+        let span = |ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
         Ok(Backlog {
-            age: Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)),
-            erasures_pending: self.0.catalog.pending(1).await?.sessions,
+            age: span(age_ms),
+            erasures_pending: pending.sessions,
+            erasure_overdue: span(overdue_ms),
         })
     }
 

@@ -29,6 +29,11 @@ impl Archive {
 }
 
 impl Listing<'_> {
+    /// Whether the last ones were the last of all.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     /// The next ones, up to [`LISTING_MAX`]; `None` behind the last.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<ObjectMeta>>> {
         if self.ended {

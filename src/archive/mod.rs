@@ -5,7 +5,11 @@
 //! - `read`: an archived session as its readers see it, which is as before.
 //! - `archiver`: the phases in which sessions get there: claim, read, write, verify, commit, delete.
 //! - `tidy`: what a run that died left behind, and events that came late.
-//! - `restore`, `rewrite`, `retention`, `sweep`, `verify`, `rebuild`: the upkeep of what is there.
+//! - `moving`: how sessions get from one segment to another.
+//! - `restore`, `rewrite`, `retention`, `sweep`, `verify`, `rebuild`: the upkeep of what is there; `discard`: what has to be
+//!   proven before a segment is deleted; `merge`: two copies of a session that have to become one; `faults`: what is wrong
+//!   with single segments; `clock`: what time it is.
+//! - `erasures`: the markers that keep erased sessions from coming back.
 //! - `backlog`: whether it answers, and what is left to do.
 //! - `run`: one run of the archiver, from its options to its record.
 //!
@@ -20,17 +24,24 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::OnceCell;
+
 use crate::{
-    cache::{Cache, Change},
+    cache::{Cache, Change, Wanted},
     domain::{Error, Kind, Result, SessionKey, Timestamp},
     store::catalog::Catalog,
 };
 
 mod archiver;
 mod backlog;
+mod clock;
 mod delete;
+mod discard;
 mod erasures;
+mod faults;
 mod listing;
+mod merge;
+mod moving;
 pub mod objects;
 mod pace;
 mod read;
@@ -46,6 +57,7 @@ mod tidy;
 mod verify;
 
 pub use backlog::Backlog;
+pub use faults::{Fault, Faults};
 use objects::{ObjectError, ObjectErrorKind, Objects};
 pub use rebuild::Rebuilt;
 pub use retention::Expired;
@@ -54,7 +66,7 @@ pub use run::{Counts, Progress, RunRecord, RunRequest, RunStatus, SESSIONS_MAX, 
 use segment::{SegmentOptions, SegmentReader};
 pub use sweep::Swept;
 pub use tally::{Requests, Tally};
-pub use verify::{Fault, Verified};
+pub use verify::Verified;
 
 /// The limits of an [`Archive`].
 #[derive(Debug, Clone)]
@@ -82,6 +94,10 @@ pub struct ArchiveOptions {
     pub page_payload_bytes_max: usize,
     /// Footers of segments kept in memory, in bytes.
     pub footers_bytes_max: usize,
+    /// Share of erased sessions in a segment, in percent, from which it is rewritten on schedule.
+    pub rewrite_percent_min: u32,
+    /// How long after an erasure its segment is rewritten on schedule, whatever the share.
+    pub rewrite_after: Duration,
     /// When a session is looked at once more for events that came late.
     pub tidy_again_after: Duration,
     /// How old an object without a use must be before it is deleted.
@@ -106,6 +122,8 @@ impl Default for ArchiveOptions {
             read_time_max: Duration::from_secs(5),
             page_payload_bytes_max: 4 * MIB,
             footers_bytes_max: 32 * MIB,
+            rewrite_percent_min: 10,
+            rewrite_after: Duration::from_hours(7 * 24),
             tidy_again_after: Duration::from_mins(10),
             sweep_grace: Duration::from_hours(24),
             runs_max: 2,
@@ -126,6 +144,8 @@ struct Inner {
     /// What there is to say in `/metrics`.
     counters: Counters,
     runs: run::Runs,
+    /// Of the digests in erasure markers; read, or made, when it is first needed.
+    salt: OnceCell<erasures::Salt>,
     stopping: AtomicBool,
 }
 
@@ -138,6 +158,7 @@ struct Counters {
     sessions_archived: AtomicU64,
     events_archived: AtomicU64,
     runs_failed: AtomicU64,
+    segments_failed: AtomicU64,
 }
 
 impl Archive {
@@ -157,6 +178,7 @@ impl Archive {
             options,
             counters: Counters::default(),
             runs,
+            salt: OnceCell::new(),
             stopping: AtomicBool::new(false),
         }))
     }
@@ -201,6 +223,11 @@ impl Archive {
                 "Runs of the archiver that failed.",
                 of(&counters.runs_failed),
             ),
+            (
+                "colloquy.archive.segments_failed",
+                "Segments that rewriting or retention could not work on, each counted once a round.",
+                of(&counters.segments_failed),
+            ),
         ]
     }
 
@@ -239,12 +266,12 @@ impl Archive {
         work: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
         let cache = &self.0.cache;
-        let writes: Vec<_> = keys.iter().map(|&key| (key.clone(), 0)).collect();
+        let writes: Vec<_> = keys.iter().map(|&key| (key.clone(), Wanted::default())).collect();
         let begun = cache.begin_all(&writes).await;
         let outcome = work.await;
         let change = match &outcome {
             Ok(_) => Change::Replaced,
-            Err(_) => Change::Unknown,
+            Err(_) => Change::Unknown { acknowledged: false },
         };
         cache
             .finish_all(begun.into_iter().map(|begun| (begun, change)).collect())

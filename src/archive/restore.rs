@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::{Archive, now};
 use crate::{
     domain::{Day, Error, Kind, Result, SegmentName, Session, SessionKey},
-    store::catalog::{Claim, Claimed},
+    store::catalog::{Claim, Claimed, Written},
 };
 
 /// How long a restore waits for whoever has claimed the session.
@@ -62,7 +62,7 @@ impl Archive {
             && let Err(error) = self
                 .0
                 .catalog
-                .release(std::slice::from_ref(claimed), &owner)
+                .release(std::slice::from_ref(claimed), &owner, Written::Nothing)
                 .await
         {
             tracing::warn!(%error, session = %key, "a claim is left to run out");

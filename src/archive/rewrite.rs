@@ -1,23 +1,34 @@
 //! Rewriting segments: erasure hides a session at once, and here its bytes go.
 //!
-//! A segment is never changed. What it holds that is still needed, the sessions whose pointer leads to it, moves to a new
-//! segment, through the phases of the archiver; then the old one has no use and is deleted, with all else that was in
-//! it. Should the process die on the way, the sessions that moved have moved, and the next rewrite goes on.
+//! A segment is never changed. What it holds that is still needed, the sessions whose pointer leads to it,
+//! [moves](super::moving) to a new segment; then the old one has no use and is deleted, with all else that was in it.
+//! Should the process die on the way, the sessions that moved have moved, and the next rewrite goes on.
+//!
+//! To take out one session costs as much as to take out a hundred of the same segment. So on schedule a segment is rewritten
+//! once enough of it was erased, or once its oldest erasure has waited for as long as it may.
 
-use std::{collections::HashSet, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
 
 use super::{
     Archive, Progress,
+    discard::Discarded,
+    faults::Faults,
+    ms, now,
     run::{Work, stopped},
-    segment::{SessionRow, events_path, manifest_path, sessions_path},
+    segment::SessionRow,
 };
 use crate::{
-    domain::{Result, SegmentName, SessionKey},
-    store::catalog::{CATALOG_BATCH_MAX, Claim, Pending, Standing},
+    domain::{Kind, Result, SegmentName, SessionKey, Timestamp},
+    store::catalog::{Affected, CATALOG_BATCH_MAX, Pending, Standing},
 };
 
 /// Segments that are looked up at a time.
-const SEGMENTS_AT_ONCE: usize = 100;
+const SEGMENTS_AT_ONCE: usize = 500;
+
+/// Segments that are rewritten at the same time: while one is read, encoded and read back, the store is at the other.
+const SEGMENTS_IN_FLIGHT: usize = 2;
 
 /// What a rewrite did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,83 +39,135 @@ pub struct Rewritten {
     pub sessions_moved: u64,
     /// Erased sessions whose bytes are not gone yet.
     pub pending: u64,
+    /// Segments that can't be rewritten.
+    pub faults: Faults,
 }
 
 impl fmt::Display for Rewritten {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "segments rewritten and deleted: {}; sessions moved: {}; erased sessions whose bytes are still there: {}",
-            self.segments, self.sessions_moved, self.pending
-        )
+            "{}segments rewritten and deleted: {}; sessions moved: {}; erased sessions whose bytes are still there: {}",
+            self.faults, self.segments, self.sessions_moved, self.pending
+        )?;
+        match self.faults.count() {
+            0 => Ok(()),
+            faults => write!(f, "; segments that can't be rewritten: {faults}"),
+        }
     }
 }
 
+/// Which segments are rewritten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// All that hold bytes of erased sessions.
+    Everything,
+    /// Those of which it is time.
+    Due,
+}
+
 impl Archive {
-    /// Erased sessions whose bytes are still in the archive.
+    /// The erased sessions that may have bytes in the archive still.
     pub async fn pending_erasures(&self) -> Result<Pending> {
-        self.0.catalog.pending(SEGMENTS_AT_ONCE).await
+        self.0.catalog.pending().await
     }
 
-    /// Takes the bytes of erased sessions out of the archive. What somebody else is at, as a run that is writing the
+    /// Takes the bytes of all erased sessions out of the archive. What somebody else is at, as a run that is writing the
     /// segment, is left for the next time.
     ///
     /// # Errors
-    /// The store or the archive can't be reached, or a segment is damaged.
+    /// The store or the archive can't be reached. A segment that is damaged is none: it is told in what comes back.
     pub async fn rewrite(&self) -> Result<Rewritten> {
+        self.rewrite_affected(Extent::Everything).await
+    }
+
+    /// As [`rewrite`](Self::rewrite), of the segments of which it is time: where the share of erased sessions is
+    /// [`rewrite_percent_min`](super::ArchiveOptions::rewrite_percent_min), or the first of them was erased
+    /// [`rewrite_after`](super::ArchiveOptions::rewrite_after), or as long as a tombstone stands, ago.
+    ///
+    /// # Errors
+    /// As [`rewrite`](Self::rewrite).
+    pub async fn rewrite_due(&self) -> Result<Rewritten> {
+        self.rewrite_affected(Extent::Due).await
+    }
+
+    async fn rewrite_affected(&self, extent: Extent) -> Result<Rewritten> {
+        self.write_owed_markers().await?;
         let work = Work::new(self, Arc::new(Progress::default()));
         let mut done = Rewritten::default();
-        let mut tried = HashSet::new();
+        let mut after: Option<SegmentName> = None;
         loop {
-            let pending = self.pending_erasures().await?;
-            done.pending = pending.sessions;
-            let next: Vec<_> = pending
-                .segments
-                .into_iter()
-                .filter(|name| !tried.contains(name))
-                .collect();
-            if next.is_empty() {
-                done.sessions_moved = work.progress.so_far().sessions;
-                return Ok(done);
+            let affected = self.0.catalog.affected(after.as_ref(), SEGMENTS_AT_ONCE).await?;
+            let Some(last) = affected.last() else { break };
+            after = Some(last.segment.clone());
+            let (mut waiting, mut rewriting) = (affected.iter(), FuturesUnordered::new());
+            loop {
+                let room = SEGMENTS_IN_FLIGHT - rewriting.len();
+                for affected in waiting.by_ref().take(room) {
+                    rewriting.push(self.rewrite_if_time(affected, extent, &work));
+                }
+                let Some((segment, rewritten)) = rewriting.next().await else {
+                    break;
+                };
+                match rewritten {
+                    Ok(Some(discarded)) => done.segments += self.told(segment, discarded, &mut done.faults),
+                    Ok(None) => {}
+                    Err(error) => self.blame_in_upkeep(segment, error, &mut done.faults).await?,
+                }
             }
-            for segment in next {
-                done.segments += u64::from(self.rewrite_segment(&segment, &work).await?);
-                tried.insert(segment);
+        }
+        done.pending = self.pending_erasures().await?.sessions;
+        done.sessions_moved = work.progress.so_far().sessions;
+        Ok(done)
+    }
+
+    /// For how long the bytes of a session that was erased then should have been gone, on schedule; negative where they may
+    /// stay for a while. An id can't be opened again before the bytes of its erased session are gone, so they don't stay
+    /// for longer than its tombstone either.
+    pub(super) fn overdue_ms(&self, erased_at: Timestamp) -> i64 {
+        let options = &self.0.options;
+        let wait_max = options.rewrite_after.min(options.tombstone);
+        now().unix_ms() - erased_at.saturating_add_ms(ms(wait_max)).unix_ms()
+    }
+
+    /// Whether enough was erased, or long enough ago. A segment that has no manifest is looked at at once: it takes no
+    /// rewriting to delete what was never finished.
+    async fn is_time(&self, affected: &Affected) -> Result<bool> {
+        if self.overdue_ms(affected.since) >= 0 {
+            return Ok(true);
+        }
+        match self.0.reader.manifest(&affected.segment).await {
+            Ok(manifest) => {
+                let (all, percent) = (
+                    manifest.counts.sessions,
+                    u64::from(self.0.options.rewrite_percent_min),
+                );
+                Ok(affected.sessions.saturating_mul(100) >= all.saturating_mul(percent))
             }
+            Err(error) if error.kind() == Kind::ArchiveDamaged => Ok(true),
+            Err(error) => Err(error),
         }
     }
 
-    /// Says whether the segment is gone.
-    async fn rewrite_segment(&self, segment: &SegmentName, work: &Work) -> Result<bool> {
-        let work = work.on(segment.day());
-        loop {
+    /// Gives what became of the segment; `None` where it is not time.
+    async fn rewrite_if_time<'a>(
+        &self,
+        affected: &'a Affected,
+        extent: Extent,
+        work: &Work,
+    ) -> (&'a SegmentName, Result<Option<Discarded>>) {
+        let segment = &affected.segment;
+        let rewriting = async {
             if self.is_stopping() {
                 return Err(stopped());
             }
-            let members = match self.has(&sessions_path(segment)).await? {
-                true => self.members(segment).await?,
-                false => Vec::new(),
-            };
-            let before = members.len();
-            let packed = self.pack(members, Claim::Archived, &work).await?;
-            if before == 0 || packed.sessions == 0 {
-                return self.delete_segment(segment).await;
+            if extent == Extent::Due && !self.is_time(affected).await? {
+                return Ok(None);
             }
-        }
-    }
-
-    /// The sessions whose pointer leads to the segment.
-    pub(super) async fn members(&self, segment: &SegmentName) -> Result<Vec<SessionKey>> {
-        let mut members = Vec::new();
-        self.each_standing(segment, |_, standing| {
-            if let Standing::Archived(archived) = standing
-                && archived.pointer.segment == *segment
-            {
-                members.push(archived.key);
-            }
-        })
-        .await?;
-        Ok(members)
+            self.move_members(segment, &work.on(segment.day())).await?;
+            self.discard(segment).await.map(Some)
+        };
+        (segment, rewriting.await)
     }
 
     /// How the sessions that a segment holds stand, whether or not their pointer leads there; in its order.
@@ -126,24 +189,5 @@ impl Archive {
                 look(row, standing);
             }
         }
-    }
-
-    /// Deletes a segment that nothing needs, and takes it off every list; says whether it was so.
-    pub(super) async fn delete_segment(&self, segment: &SegmentName) -> Result<bool> {
-        // What has neither a pointer nor a claim will never get one.
-        if self.0.catalog.is_needed(segment).await? {
-            return Ok(false);
-        }
-        // The manifest first: what has none is not rebuilt from.
-        for path in [
-            manifest_path(segment),
-            sessions_path(segment),
-            events_path(segment),
-        ] {
-            self.0.objects.delete(&path).await?;
-        }
-        self.0.reader.forget(segment);
-        self.0.catalog.forget_segment(segment).await?;
-        Ok(true)
     }
 }

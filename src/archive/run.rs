@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{Archive, Requests, Tally, ms, now, objects::Objects, pace::Pace};
+use super::{Archive, Requests, Tally, faults::is_of_segment, ms, now, objects::Objects, pace::Pace};
 use crate::{
     domain::{
         Day, Error, JsonObject, Kind, Result, SessionKey, Span, Tenant, Timestamp,
@@ -195,6 +195,16 @@ impl Work {
     fn skipped(&self) -> std::sync::MutexGuard<'_, HashSet<SessionKey>> {
         // Nothing panics while it holds the lock.
         self.skipped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves sessions alone for the rest of the run that could not be made a segment of.
+    fn leave(&self, keys: Vec<SessionKey>, day: Day, error: &Error) {
+        let (source, sessions) = (std::error::Error::source(error), keys.len() as u64);
+        tracing::error!(%day, sessions, %error, ?source, "sessions can't be archived; they stay where they are");
+        self.progress
+            .sessions_failed
+            .fetch_add(sessions, Ordering::Relaxed);
+        self.skipped().extend(keys);
     }
 
     /// Leaves a session alone for the rest of the run; one that is gone needs no word.
@@ -458,10 +468,12 @@ impl Archive {
             }
             let mut archived = 0;
             for ((_, day), keys) in days {
-                match self.pack(keys, Claim::Hot, &work.on(day)).await {
+                match self.pack(keys.clone(), Claim::Hot, &work.on(day)).await {
                     Ok(packed) => archived += packed.sessions,
                     // Erased while it was read; the others are due again.
                     Err(error) if error.is_of_session() => {}
+                    // It did not read back as it was written; that is no reason to keep the others waiting.
+                    Err(error) if is_of_segment(&error) => work.leave(keys, day, &error),
                     Err(error) => return Err(error),
                 }
             }

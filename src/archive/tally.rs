@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::objects::{ByteRange, ObjectError, ObjectMeta, Objects, Upload};
+use super::objects::{ByteRange, IsOurs, ObjectError, ObjectMeta, Objects, Upload};
 
 /// Objects whose requests are counted.
 pub struct Tally {
@@ -117,9 +117,18 @@ impl Objects for Tally {
         self.objects.delete(path).await
     }
 
-    async fn discard_unfinished(&self, age: Duration) -> Result<usize, ObjectError> {
+    async fn discard_unfinished(
+        &self,
+        prefix: &str,
+        is_ours: IsOurs<'_>,
+        age: Duration,
+    ) -> Result<usize, ObjectError> {
         self.other();
-        self.objects.discard_unfinished(age).await
+        self.objects.discard_unfinished(prefix, is_ours, age).await
+    }
+
+    fn has_own_clock(&self) -> bool {
+        self.objects.has_own_clock()
     }
 
     async fn check(&self) -> Result<String, ObjectError> {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     domain::{EventId, Result, SegmentName, SessionKey},
-    store::catalog::{Archived, CATALOG_BATCH_MAX, Claim, Claimed},
+    store::catalog::{Archived, CATALOG_BATCH_MAX, Claim, Claimed, Written},
 };
 
 impl Archive {
@@ -50,7 +50,8 @@ impl Archive {
         let keys: Vec<SessionKey> = untidy.iter().map(|archived| archived.key.clone()).collect();
         let lease = self.0.options.lease;
         let claimed = self.0.catalog.claim(&keys, Claim::Archived, owner, lease).await?;
-        self.0.catalog.release(&claimed, owner).await?;
+        // Nothing is ever written under this name.
+        self.0.catalog.release(&claimed, owner, Written::Nothing).await?;
         let (mut tidy, mut late) = (Vec::new(), BTreeMap::<_, Vec<_>>::new());
         for Claimed {
             key, epoch, pointer, ..

@@ -4,33 +4,17 @@ use std::{collections::HashMap, fmt};
 
 use super::{
     Archive,
+    faults::Faults,
     run::stopped,
     segment::{MANIFESTS_PREFIX, manifest_path, segment_of},
 };
 use crate::{
-    domain::{Error, Kind, Result, SegmentName},
+    domain::{Result, SegmentName},
     store::catalog::Standing,
 };
 
-/// Faults that are told one by one.
-const FAULTS_MAX: usize = 1_000;
-
 /// Segments asked for at a time.
 const SEGMENTS_AT_ONCE: usize = 500;
-
-/// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    pub segment: SegmentName,
-    /// A sentence without its end.
-    pub what: String,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.segment, self.what)
-    }
-}
 
 /// What a verification found.
 #[derive(Debug, Clone, Default)]
@@ -40,41 +24,25 @@ pub struct Verified {
     pub sessions: u64,
     /// Events of those; older copies are read, and not counted.
     pub events: u64,
-    /// What is wrong, up to a thousand things.
-    pub faults: Vec<Fault>,
-    pub faults_untold: u64,
+    pub faults: Faults,
 }
 
 impl Verified {
     pub fn is_good(&self) -> bool {
         self.faults.is_empty()
     }
-
-    fn blame(&mut self, segment: &SegmentName, what: impl Into<String>) {
-        if self.faults.len() == FAULTS_MAX {
-            self.faults_untold += 1;
-            return;
-        }
-        self.faults.push(Fault {
-            segment: segment.clone(),
-            what: what.into(),
-        });
-    }
 }
 
 impl fmt::Display for Verified {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for fault in &self.faults {
-            writeln!(f, "{fault}")?;
-        }
-        if self.faults_untold > 0 {
-            writeln!(f, "and {} more", self.faults_untold)?;
-        }
-        let faults = self.faults.len() as u64 + self.faults_untold;
         write!(
             f,
-            "segments: {}; sessions: {}; events: {}; faults: {faults}",
-            self.segments, self.sessions, self.events
+            "{}segments: {}; sessions: {}; events: {}; faults: {}",
+            self.faults,
+            self.segments,
+            self.sessions,
+            self.events,
+            self.faults.count()
         )
     }
 }
@@ -87,7 +55,7 @@ impl Archive {
     /// The store or the archive can't be reached. What is wrong with what is there is no error, but what it finds.
     pub async fn verify(&self, on_segment: &(dyn Fn(&Verified) + Sync)) -> Result<Verified> {
         let mut verified = Verified::default();
-        // Pointers that were followed, by segment.
+        // Pointers that were followed, by segment; of one that can't be read, as many as there may be.
         let mut followed: HashMap<SegmentName, u64> = HashMap::new();
         let mut manifests = self.listing(MANIFESTS_PREFIX);
         while let Some(objects) = manifests.next().await? {
@@ -99,29 +67,16 @@ impl Archive {
                     Ok(pointers) => {
                         followed.insert(segment, pointers);
                     }
-                    Err(error) => self.blame(&segment, error, &mut verified).await?,
+                    Err(error) => {
+                        self.blame(&segment, error, &mut verified.faults).await?;
+                        followed.insert(segment, u64::MAX);
+                    }
                 }
                 on_segment(&verified);
             }
         }
         self.verify_pointers(&followed, &mut verified).await?;
         Ok(verified)
-    }
-
-    /// What is wrong with a segment that can't be read; one that went meanwhile is none of it.
-    async fn blame(&self, segment: &SegmentName, error: Error, verified: &mut Verified) -> Result<()> {
-        if error.kind() != Kind::ArchiveDamaged {
-            return Err(error);
-        }
-        if self.0.catalog.is_needed(segment).await? || self.has(&manifest_path(segment)).await? {
-            let source = std::error::Error::source(&error).map(ToString::to_string);
-            let what = source.map_or_else(
-                || error.detail().to_owned(),
-                |source| format!("{}: {source}", error.detail()),
-            );
-            verified.blame(segment, what);
-        }
-        Ok(())
     }
 
     /// Gives how many pointers lead to the segment from the sessions that it says it has.
@@ -140,7 +95,7 @@ impl Archive {
             verified.events += row.pointer.rows;
             if archived.pointer != row.pointer {
                 let id = &row.session.id;
-                verified.blame(
+                verified.faults.add(
                     segment,
                     format!("session {id} is not in the rows that the store points to"),
                 );
@@ -167,14 +122,13 @@ impl Archive {
             for (segment, pointers) in segments {
                 match followed.get(&segment) {
                     Some(&found) if found >= pointers => {}
-                    Some(found) => verified.blame(
+                    Some(found) => verified.faults.add(
                         &segment,
                         format!("{pointers} sessions point to it, and it has {found} of them"),
                     ),
-                    // Told already where it could not be read; else it was written after the others were listed.
-                    None if verified.faults.iter().any(|fault| fault.segment == segment) => {}
+                    // Written after the others were listed.
                     None if self.has(&manifest_path(&segment)).await? => {}
-                    None => verified.blame(
+                    None => verified.faults.add(
                         &segment,
                         format!("{pointers} sessions point to it, and it is not there"),
                     ),

@@ -70,7 +70,7 @@ def conversation(some: random.Random, session_id: str, count: int) -> dict[str, 
     ended = began + timedelta(milliseconds=some.randrange(1, 7_200_000))
     session: dict[str, Any] = {"sessionId": session_id, "startedAt": written(began)}
     if some.random() < 0.5:
-        session["userId"] = f"user-{some.randrange(40)}@example.com"
+        session["userId"] = some.choice(["user-", "auth0|", 'patients/"', "Zoë "]) + str(some.randrange(40))
     if some.random() < 0.5:
         session["language"] = some.choice(["en", "de-CH", "zh-Hant-TW"])
     session["metadata"] = {} if some.random() < 0.5 else payload(some)

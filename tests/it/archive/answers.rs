@@ -10,7 +10,10 @@ use crate::{
     conversations,
     harness::{Server, expect, expect_problem, folder},
     random::Random,
-    talk::{append, append_batch, batch_path, event, events, events_path, list, open, session, with_cursor},
+    talk::{
+        append, append_batch, batch_path, event, event_at, events, events_path, list, open, session, texts,
+        with_cursor,
+    },
 };
 
 /// What a server says to every question about these sessions, by the question.
@@ -170,6 +173,53 @@ async fn readers_see_no_difference_while_sessions_move() {
     let run = archiving.await.expect("the run");
     assert_eq!(run["sessions"], ids.len(), "{run}");
     assert_same(&before, &answers(&server, &ids).await);
+}
+
+#[tokio::test]
+async fn adjacent_windows_share_no_event_and_leave_none_out_wherever_events_are() {
+    let server = Server::start().await;
+    open(&server, "s").await;
+    // Either side of a second, at the millisecond; what is finer is dropped, of events and windows.
+    let times = [
+        "08:59:59.999",
+        "08:59:59.9999",
+        "09:00:00.000",
+        "09:00:00.0009",
+        "09:00:00.001",
+    ];
+    for (at, time) in times.iter().enumerate() {
+        let event = event_at(&format!("e{at}"), &format!("2026-09-01T{time}Z"));
+        append(&server, "s", &event).await;
+    }
+    let window = async |since: &str, until: &str, more: &str| {
+        let path = format!("{}?since={since}&until={until}{more}", events_path("s"));
+        let mut found = texts(&crate::talk::walk(&server, &path, "events").await, "eventId");
+        found.sort();
+        found
+    };
+    let check = async || {
+        for more in ["", "&limit=1", "&order=desc&limit=1", "&type=user_speech"] {
+            for edge in [
+                "2026-09-01T09:00:00Z",
+                "2026-09-01T09:00:00.0005Z",
+                "2026-09-01T11:00:00%2B02:00",
+            ] {
+                // Twice: a cache may have it then.
+                for _ in 0..2 {
+                    let early = window("2026-09-01T08:00:00Z", edge, more).await;
+                    assert_eq!(early, ["e0", "e1"], "{edge} {more}");
+                    let late = window(edge, "2026-09-01T10:00:00Z", more).await;
+                    assert_eq!(late, ["e2", "e3", "e4"], "{edge} {more}");
+                    assert!(window(edge, edge, more).await.is_empty());
+                }
+            }
+        }
+    };
+    check().await;
+    expect(server.post("/v1/sessions/s/complete", &json!({})), 200).await;
+    archive(&server).await;
+    assert_eq!(session(&server, "s").await["archived"], true);
+    check().await;
 }
 
 #[tokio::test]

@@ -13,7 +13,8 @@ use crate::{
 mod answers;
 mod outage;
 mod round;
-mod upkeep;
+mod set_back;
+pub mod upkeep;
 
 /// A bound that keeps a broken test from hanging.
 const PATIENCE: Duration = Duration::from_secs(60);

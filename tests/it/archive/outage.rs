@@ -57,7 +57,9 @@ async fn without_s3_only_archived_sessions_are_refused_until_it_is_back() {
         // No measure of speed: far less than waiting for the call to S3 with all its tries would take.
         assert!(began.elapsed() < READ_TIME_MAX * 8, "{:?}", began.elapsed());
 
-        // What S3 has no part in goes on.
+        // What S3 has no part in goes on. The session alone is the store's.
+        let alone = expect(server.get("/v1/sessions/archived?limit=0"), 200).await;
+        assert_eq!(alone["session"]["archived"], true);
         expect(server.get("/readyz"), 200).await;
         append(&server, "hot", &event(&format!("during-{outage:?}"))).await;
         assert_eq!(session(&server, "due").await["archived"], false);

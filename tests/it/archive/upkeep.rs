@@ -254,6 +254,66 @@ async fn a_damaged_or_missing_object_is_said_to_be_so() {
 }
 
 #[tokio::test]
+async fn a_command_names_what_is_damaged_does_the_rest_and_exits_with_1() {
+    let server = Server::start_embedded().await;
+    for ids in [["a", "b"], ["c", "d"]] {
+        for id in ids {
+            ended(&server, id, 20).await;
+        }
+        archive(&server).await;
+    }
+    let of_events = |path: &PathBuf| path.to_string_lossy().contains("/events/");
+    let kept = events(&server, "d").await;
+    for id in ["a", "c"] {
+        let erased = server.delete(&format!("/v1/sessions/{id}")).send().await;
+        assert_eq!(erased.unwrap().status(), 204);
+    }
+    let folder = server.folder();
+    assert!(server.stop().await.success());
+    // Names sort by when segments were begun, so the first one is broken.
+    let broken = files(&folder)
+        .into_iter()
+        .filter(of_events)
+        .min()
+        .expect("two files");
+    let segment = broken.file_stem().expect("a name").to_string_lossy().into_owned();
+    let whole = std::fs::read(&broken).unwrap();
+    std::fs::remove_file(&broken).unwrap();
+    let on_embedded = |words: &[&str]| {
+        let flags = Store::Embedded.flags(folder.path());
+        let output = crate::harness::colloquy()
+            .arg("archive")
+            .args(words)
+            .args(flags)
+            .output()
+            .expect("colloquy runs");
+        (String::from_utf8(output.stdout).unwrap(), output.status.code())
+    };
+    for (words, expected) in [
+        (
+            &["rewrite"][..],
+            "segments rewritten and deleted: 1; sessions moved: 1;",
+        ),
+        (&["rewrite"], "segments that can't be rewritten: 1"),
+        (&["upkeep"], "rewriting segments: failed: "),
+        (&["verify"], "segments: 1; sessions: 1; events: 20; faults: 1"),
+    ] {
+        let (printed, code) = on_embedded(words);
+        assert_eq!(code, Some(1), "{words:?}: {printed}");
+        assert!(printed.contains(&format!("{segment}: ")), "{words:?}: {printed}");
+        assert!(printed.contains(expected), "{words:?}: {printed}");
+    }
+    std::fs::write(&broken, whole).unwrap();
+    let (printed, code) = on_embedded(&["rewrite"]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(printed.contains("still there: 0"), "{printed}");
+    let flags = Store::Embedded.flags(folder.path());
+    let server = Server::start_on(folder, &flags, &[]).await;
+    assert_eq!(events(&server, "d").await, kept);
+    assert_eq!(events(&server, "b").await.len(), 20);
+}
+
+#[tokio::test]
 async fn a_sweep_deletes_what_nothing_leads_to_and_nothing_else() {
     let server = Server::start().await;
     ended(&server, "s", 20).await;

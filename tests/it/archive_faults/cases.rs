@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use colloquy::domain::Kind;
+
 use super::{
     flows::{Flow, RESTORED},
     plan::{Fault, Plan},
@@ -65,9 +67,17 @@ fn only_reads(call: &str) -> bool {
         "untidy",
         "with_hot_events",
         "standings",
+        "unmarked",
+        "owed_marker",
+        "known",
         "is_needed",
         "segments",
+        "pointed_to",
+        "residual",
+        "walk",
+        "archived_in",
         "pending",
+        "affected",
         "list",
         "head",
     ];
@@ -166,7 +176,7 @@ impl Case {
                 "{what}: a stale archiver changed something"
             );
         }
-        world.assert_reads(&what).await;
+        self.assert_reads(&world, &what).await;
         self.flow.finish(&world, &what).await;
         plan.assert_blameless(&what);
     }
@@ -175,13 +185,13 @@ impl Case {
         let what = self.to_string();
         let (plan, working) = self.held_up(&world, Duration::from_secs(600)).await;
         world.erase(ERASED).await;
-        world.assert_reads(&what).await;
+        self.assert_reads(&world, &what).await;
         plan.let_go_on();
         match working.await.expect("no panic") {
             Err(error) if error.is_of_session() && self.flow.name().starts_with("restoring") => {}
             outcome => outcome.unwrap_or_else(|error| panic!("{what}: {error:?}")),
         }
-        world.assert_reads(&what).await;
+        self.assert_reads(&world, &what).await;
         world.rewrite(&what).await;
         world.assert_no_words_of(ERASED, &what).await;
         self.flow.finish(&world, &what).await;
@@ -192,13 +202,32 @@ impl Case {
         let what = self.to_string();
         let (plan, working) = self.held_up(&world, LEASE).await;
         let restored = world.archive().restore(&key(RESTORED)).await;
-        let restored = restored.unwrap_or_else(|error| panic!("{what}: {error:?}"));
-        assert!(!restored.archived, "{what}");
-        world.assert_reads(&what).await;
+        let is_there = match restored {
+            Ok(restored) => {
+                assert!(!restored.archived, "{what}");
+                true
+            }
+            // It came too late, and was told so.
+            Err(error) if error.kind() == Kind::SessionErased && !self.flow.leaves_all() => false,
+            Err(error) => panic!("{what}: {error:?}"),
+        };
+        self.assert_reads(&world, &what).await;
         plan.let_go_on();
         let _ = working.await.expect("no panic");
-        world.assert_reads(&what).await;
+        self.assert_reads(&world, &what).await;
+        let read = world.service().session(&key(RESTORED)).await;
+        assert_eq!(
+            read.is_ok(),
+            is_there,
+            "{what}: what was restored stays: {read:?}"
+        );
         self.flow.finish(&world, &what).await;
         plan.assert_blameless(&what);
+    }
+
+    async fn assert_reads(&self, world: &World, what: &str) {
+        if let Err(wrong) = self.flow.reads(world).await {
+            panic!("{what}: {wrong}");
+        }
     }
 }

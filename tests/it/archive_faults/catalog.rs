@@ -10,8 +10,11 @@ use colloquy::{
         SegmentName, Session, SessionKey, SessionPatch, SessionQuery, Tenant, Timestamp,
     },
     store::{
-        Append, HotEvent, HotEvents, Opened, Store, Upkeep,
-        catalog::{Adopted, Archived, Catalog, Claim, Claimed, Commit, Due, Pending, Standing},
+        Append, HotEvent, HotEvents, Idle, IdleFound, Opened, Store, Upkeep,
+        catalog::{
+            Adopted, Affected, Archived, Catalog, Claim, Claimed, Commit, Due, Pending, Standing, Unmarked,
+            Written,
+        },
     },
 };
 
@@ -112,6 +115,10 @@ impl Store for FaultyCatalog {
         self.catalog.append(batch).await
     }
 
+    async fn last_seqs(&self, keys: &[SessionKey]) -> Result<Vec<Option<i64>>> {
+        self.catalog.last_seqs(keys).await
+    }
+
     async fn events(&self, key: &SessionKey, query: &EventQuery) -> Result<HotEvents> {
         self.step(format!("events {}", key.id), self.catalog.events(key, query))
             .await
@@ -137,6 +144,14 @@ impl Store for FaultyCatalog {
 
     async fn upkeep(&self, now: Timestamp) -> Result<Upkeep> {
         self.catalog.upkeep(now).await
+    }
+
+    async fn find_idle(&self, idle_since: Timestamp, now: Timestamp, limit: usize) -> Result<IdleFound> {
+        self.catalog.find_idle(idle_since, now, limit).await
+    }
+
+    async fn end_idle(&self, idle: &Idle, reason: &str, now: Timestamp) -> Result<Option<Session>> {
+        self.catalog.end_idle(idle, reason, now).await
     }
 
     async fn close(&self) {
@@ -170,13 +185,19 @@ impl Catalog for FaultyCatalog {
             .await
     }
 
-    async fn release(&self, claimed: &[Claimed], owner: &SegmentName) -> Result<()> {
-        self.step("release", self.catalog.release(claimed, owner)).await
+    async fn release(&self, claimed: &[Claimed], owner: &SegmentName, written: Written) -> Result<()> {
+        self.step("release", self.catalog.release(claimed, owner, written))
+            .await
     }
 
     async fn commit(&self, commits: &[Commit], owner: &SegmentName) -> Result<Vec<bool>> {
         let call = self.catalog.commit(commits, owner);
         self.step(format!("commit {owner}"), call).await
+    }
+
+    async fn commit_moved(&self, commits: &[Commit], owner: &SegmentName) -> Result<Vec<bool>> {
+        let call = self.catalog.commit_moved(commits, owner);
+        self.step(format!("commit_moved {owner}"), call).await
     }
 
     async fn delete_archived(&self, key: &SessionKey, epoch: i64, events: &[EventId]) -> Result<usize> {
@@ -221,8 +242,20 @@ impl Catalog for FaultyCatalog {
         self.step("standings", self.catalog.standings(keys)).await
     }
 
-    async fn is_pending(&self, key: &SessionKey) -> Result<bool> {
-        self.step("is_pending", self.catalog.is_pending(key)).await
+    async fn owed_marker(&self, key: &SessionKey) -> Result<Option<i64>> {
+        self.step("owed_marker", self.catalog.owed_marker(key)).await
+    }
+
+    async fn unmarked(&self, limit: usize) -> Result<Vec<Unmarked>> {
+        self.step("unmarked", self.catalog.unmarked(limit)).await
+    }
+
+    async fn marked(&self, keys: &[SessionKey]) -> Result<()> {
+        self.step("marked", self.catalog.marked(keys)).await
+    }
+
+    async fn known(&self, segment: &SegmentName, keys: &[SessionKey]) -> Result<Vec<bool>> {
+        self.step("known", self.catalog.known(segment, keys)).await
     }
 
     async fn is_needed(&self, segment: &SegmentName) -> Result<bool> {
@@ -233,8 +266,36 @@ impl Catalog for FaultyCatalog {
         self.step("segments", self.catalog.segments(after, limit)).await
     }
 
-    async fn pending(&self, limit: usize) -> Result<Pending> {
-        self.step("pending", self.catalog.pending(limit)).await
+    async fn pointed_to(
+        &self,
+        after: Option<&SegmentName>,
+        until: Option<&SegmentName>,
+        limit: usize,
+    ) -> Result<Vec<SegmentName>> {
+        let call = self.catalog.pointed_to(after, until, limit);
+        self.step("pointed_to", call).await
+    }
+
+    async fn residual(&self, limit: usize) -> Result<Vec<SegmentName>> {
+        self.step("residual", self.catalog.residual(limit)).await
+    }
+
+    async fn archived_in(&self, segment: &SegmentName, limit: usize) -> Result<Vec<Archived>> {
+        self.step("archived_in", self.catalog.archived_in(segment, limit))
+            .await
+    }
+
+    async fn expire(&self, archived: &[Archived], forget_at: Timestamp) -> Result<Vec<bool>> {
+        self.step("expire", self.catalog.expire(archived, forget_at))
+            .await
+    }
+
+    async fn pending(&self) -> Result<Pending> {
+        self.step("pending", self.catalog.pending()).await
+    }
+
+    async fn affected(&self, after: Option<&SegmentName>, limit: usize) -> Result<Vec<Affected>> {
+        self.step("affected", self.catalog.affected(after, limit)).await
     }
 
     async fn forget_segment(&self, segment: &SegmentName) -> Result<()> {
@@ -242,24 +303,40 @@ impl Catalog for FaultyCatalog {
             .await
     }
 
-    async fn adopt(&self, archived: &Archived, session: &Session) -> Result<Adopted> {
-        let call = self.catalog.adopt(archived, session);
+    async fn adopt(&self, copy: &Archived, session: &Session) -> Result<Adopted> {
+        let call = self.catalog.adopt(copy, session);
         self.step(format!("adopt {}", session.id), call).await
     }
 
-    async fn adopt_erased(&self, archived: &Archived, forget_at: Timestamp) -> Result<()> {
-        let call = self.catalog.adopt_erased(archived, forget_at);
-        self.step(format!("adopt erased {}", archived.key.id), call).await
+    async fn merge(
+        &self,
+        claimed: &Claimed,
+        owner: &SegmentName,
+        copy: &Archived,
+        session: &Session,
+        takes_over: bool,
+    ) -> Result<bool> {
+        let call = self.catalog.merge(claimed, owner, copy, session, takes_over);
+        self.step(format!("merge {}", session.id), call).await
     }
 
-    async fn end_if_idle(
+    async fn adopt_erased(&self, copy: &Archived, erased_at: Timestamp, forget_at: Timestamp) -> Result<()> {
+        let call = self.catalog.adopt_erased(copy, erased_at, forget_at);
+        self.step(format!("adopt erased {}", copy.key.id), call).await
+    }
+
+    async fn erase_older(
         &self,
         key: &SessionKey,
-        idle_since: Timestamp,
-        reason: &str,
-        now: Timestamp,
-    ) -> Result<Option<Session>> {
-        self.catalog.end_if_idle(key, idle_since, reason, now).await
+        erased_at: Timestamp,
+        forget_at: Timestamp,
+    ) -> Result<bool> {
+        let call = self.catalog.erase_older(key, erased_at, forget_at);
+        self.step(format!("erase older {}", key.id), call).await
+    }
+
+    async fn walk(&self, after: Option<&SessionKey>, limit: usize) -> Result<Vec<SessionKey>> {
+        self.step("walk", self.catalog.walk(after, limit)).await
     }
 
     async fn record_run(&self, id: &str, started_at: Timestamp, record: &JsonObject) -> Result<()> {

@@ -1,16 +1,16 @@
 //! What can be interrupted: the phases of the archiver, and each kind of upkeep.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use colloquy::{
     archive::Archive,
     domain::{Day, Event, Kind, Result, SegmentName},
-    store::catalog::Claim,
+    store::catalog::{Claim, Written},
 };
 
 use super::{
-    settle::run,
+    settle::{PATIENCE, run},
     world::{World, append, key, time},
 };
 
@@ -118,7 +118,11 @@ async fn leave_hot(world: &World, id: &str, events: &[Event]) {
         .bring_back(&key, claimed[0].epoch, events)
         .await
         .unwrap();
-    world.catalog.release(&claimed, &owner).await.unwrap();
+    world
+        .catalog
+        .release(&claimed, &owner, Written::Nothing)
+        .await
+        .unwrap();
 }
 
 /// A restore; one that dies is given up.
@@ -239,10 +243,13 @@ impl Expiring {
         archive.expire(retention).await.map(|_| ())
     }
 
-    fn expired(world: &World) -> World {
+    /// The world as it is by now: those of the day that are gone are.
+    async fn so_far(world: &World) -> World {
         let mut world = world.clone();
         for id in Self::EXPIRED {
-            world.model.0.get_mut(id).expect("a session").is_erased = true;
+            let session = world.catalog.session(&key(id)).await;
+            let told = world.model.0.get_mut(id).expect("a session");
+            told.is_erased = session.is_err_and(|error| error.kind() == Kind::SessionErased);
         }
         world
     }
@@ -268,18 +275,25 @@ impl Flow for Expiring {
 
     /// Each session reads as ever until it is gone.
     async fn reads(&self, world: &World) -> Result<(), String> {
-        let mut left = world.clone();
-        for id in Self::EXPIRED {
-            let session = world.catalog.session(&key(id)).await;
-            let told = left.model.0.get_mut(id).expect("a session");
-            told.is_erased = session.is_err_and(|error| error.kind() == Kind::SessionErased);
-        }
-        left.reads().await
+        Self::so_far(world).await.reads().await
     }
 
     async fn finish(&self, world: &World, what: &str) {
-        Self::expire(&world.archive()).await.unwrap();
-        let world = Self::expired(world);
+        // A claim of somebody who was restoring ends by itself, and what was restored is archived again before it goes.
+        let began = Instant::now();
+        let world = loop {
+            Self::expire(&world.archive()).await.unwrap();
+            let world = Self::so_far(world).await;
+            if Self::EXPIRED.iter().all(|id| world.model.0[*id].is_erased) {
+                break world;
+            }
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{what}: {:?}",
+                world.standings().await
+            );
+            world.recover(what).await;
+        };
         // A segment that went by half is no day's any more; a rewrite takes what is left of it.
         world.rewrite(what).await;
         let pending = world.archive().pending_erasures().await.unwrap();

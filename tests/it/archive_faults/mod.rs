@@ -5,6 +5,8 @@
 //!
 //! - `plan`: which step goes wrong, and how; `catalog` and `objects` count the steps and do as planned.
 //! - `world`: a store and objects with sessions in them, and a model of what is read; `settle`: what holds in the end.
+//! - `upkeep`: what maintenance may delete, what is remembered for it, and what it costs.
+//! - `isolation`: what is wrong with one segment, or with the time, and concerns no other.
 //! - `flows`: what is interrupted; `cases`: how one is, and what must hold; here: which of them are tried.
 
 use std::{
@@ -18,9 +20,11 @@ use futures_util::{StreamExt, stream};
 mod cases;
 mod catalog;
 mod flows;
+mod isolation;
 mod objects;
 mod plan;
 mod settle;
+mod upkeep;
 mod world;
 
 use cases::{Case, Trouble, faults, is_a_moment, steps};
@@ -119,7 +123,7 @@ each_call_of! {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_archiver_that_was_overtaken_changes_nothing() {
     at_every_moment(
-        &[&Archiving, &Folding, &Restoring, &Rewriting],
+        &[&Archiving, &Folding, &Restoring, &Rewriting, &Expiring],
         Trouble::Overtaken,
     )
     .await;
@@ -127,12 +131,16 @@ async fn an_archiver_that_was_overtaken_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_is_erased_meanwhile_is_gone() {
-    at_every_moment(&[&Archiving, &Folding, &Restoring, &Rewriting], Trouble::Erased).await;
+    at_every_moment(
+        &[&Archiving, &Folding, &Restoring, &Rewriting, &Expiring],
+        Trouble::Erased,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_is_restored_meanwhile_is_hot() {
-    at_every_moment(&[&Folding, &Restoring, &Rewriting], Trouble::Restored).await;
+    at_every_moment(&[&Folding, &Restoring, &Rewriting, &Expiring], Trouble::Restored).await;
 }
 
 /// How long cases are drawn for on MongoDB and S3, where each takes a database of its own.
@@ -157,8 +165,11 @@ async fn on_servers_it_survives_as_well() {
             let at = random.below(steps.len());
             let (step, call) = (at + 1, steps[at].clone());
             let mut troubles = calls(step, &call, None);
-            if !matches!(flow.name(), "expiring" | "rebuilding") {
+            if flow.name() != "rebuilding" {
                 troubles.extend([Trouble::Overtaken, Trouble::Erased]);
+            }
+            if !matches!(flow.name(), "archiving" | "rebuilding") {
+                troubles.push(Trouble::Restored);
             }
             let trouble = *random.pick(&troubles);
             let case = Case {

@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use colloquy::archive::objects::{ByteRange, ObjectError, ObjectErrorKind, ObjectMeta, Objects, Upload};
+use colloquy::archive::objects::{
+    ByteRange, IsOurs, ObjectError, ObjectErrorKind, ObjectMeta, Objects, Upload,
+};
 
 use super::plan::{Fault, Plan};
 
@@ -77,8 +79,13 @@ impl Objects for FaultyObjects {
         self.plan.step(format!("delete {path}"), call, failed).await
     }
 
-    async fn discard_unfinished(&self, age: Duration) -> Result<usize, ObjectError> {
-        let call = self.objects.discard_unfinished(age);
+    async fn discard_unfinished(
+        &self,
+        prefix: &str,
+        is_ours: IsOurs<'_>,
+        age: Duration,
+    ) -> Result<usize, ObjectError> {
+        let call = self.objects.discard_unfinished(prefix, is_ours, age);
         self.plan
             .step("discard_unfinished".to_owned(), call, failed)
             .await

@@ -16,7 +16,7 @@ use colloquy::{
             s3::{S3Objects, S3Options},
         },
     },
-    cache::NoCache,
+    cache::{Cache, NoCache},
     domain::{
         End, Event, EventId, JsonObject, Kind, Limit, NewEvent, NewSession, Order, Session, SessionKey,
         Tenant, Timestamp,
@@ -120,8 +120,8 @@ pub fn append(session: &str, nth: usize) -> Append {
             payload: JsonObject::read(&text, 1_000).unwrap(),
             timestamp: Some(time("2024-01-01T08:00:00Z").saturating_add_ms(nth as i64)),
         },
-        now: time("2024-01-01T09:00:00Z"),
         seq: nth as i64 + 1,
+        reserved: false,
     }
 }
 
@@ -299,6 +299,14 @@ impl World {
         archive(Arc::clone(&self.catalog), Arc::new(objects), LEASE)
     }
 
+    /// A service with that cache in front, and an archive beside it.
+    pub fn with_cache(&self, cache: &Arc<dyn Cache>) -> (Service, Archive) {
+        let (catalog, objects) = (Arc::clone(&self.catalog), Arc::clone(&self.objects));
+        let archive = Archive::new(catalog, Arc::clone(cache), objects, ArchiveOptions::default());
+        let service = service_of(&self.catalog, Arc::clone(cache), archive.clone());
+        (service, archive)
+    }
+
     pub fn service(&self) -> &Service {
         &self.service
     }
@@ -323,6 +331,11 @@ impl World {
 }
 
 fn service(catalog: &Arc<dyn Catalog>, objects: &Arc<dyn Objects>) -> Service {
+    let archive = archive(Arc::clone(catalog), Arc::clone(objects), LONG_LEASE);
+    service_of(catalog, Arc::new(NoCache), archive)
+}
+
+fn service_of(catalog: &Arc<dyn Catalog>, cache: Arc<dyn Cache>, archive: Archive) -> Service {
     let limits = Limits {
         page_payload_bytes_max: PAGE_PAYLOAD_BYTES_MAX,
         tombstone: Duration::from_hours(24),
@@ -336,9 +349,8 @@ fn service(catalog: &Arc<dyn Catalog>, objects: &Arc<dyn Objects>) -> Service {
             flush_slots: 1,
         },
     };
-    let archive = archive(Arc::clone(catalog), Arc::clone(objects), LONG_LEASE);
     let store = Arc::clone(catalog);
-    Service::new(store, Arc::new(NoCache), limits).with_archive(archive)
+    Service::new(store, cache, limits).with_archive(archive)
 }
 
 fn archive(catalog: Arc<dyn Catalog>, objects: Arc<dyn Objects>, lease: Duration) -> Archive {

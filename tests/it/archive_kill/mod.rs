@@ -42,12 +42,13 @@ const CLIENTS: usize = 16;
 const CHECKERS: usize = 6;
 
 /// An archiver that is never done, and gives up what it claimed soon.
-const CONTINUOUS: [&str; 6] = [
+const CONTINUOUS: [&str; 7] = [
     "archive_every=50ms",
     "archive_after=0s",
     "archive_lease_ms=1000",
     "archive_tidy_again_after=300ms",
     "archive_sweep_grace=0s",
+    "archive_rewrite_percent_min=0",
     "log_filter=warn",
 ];
 

@@ -150,7 +150,7 @@ async fn rebuild(
     let words = succeed(&empty, &["rebuild"]);
     let rebuilt = format!("sessions rebuilt: {};", archived.len());
     assert!(words.contains(&rebuilt), "{words}");
-    assert!(words.contains("that can't be read: 0"), "{words}");
+    assert!(words.contains("; faults: 0"), "{words}");
     let server = Server::start_in(empty, &["--set=archive_every=off"]).await;
     for id in sessions.keys() {
         match archived.get(id) {
