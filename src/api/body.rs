@@ -132,6 +132,9 @@ impl<'a, T: RequestContent> ApiExtractor<'a> for Body<T> {
     ) -> Result<Self> {
         let limits = &RequestContext::of(request)?.body;
         let encoding = content_encoding(request)?;
+        if announced(request).is_some_and(|bytes| bytes > limits.bytes_max as u64) {
+            return Err(too_large(limits.bytes_max).into());
+        }
         let received = tokio::time::timeout(limits.wait_max, receive(body, limits)).await;
         let (bytes, room) = received.map_err(|_| {
             Problem::new(
@@ -211,12 +214,8 @@ fn check_content_type(request: &Request, accepted: &[&str]) -> Result<(), Proble
     Err(Problem::new(Code::UnsupportedMediaType, detail))
 }
 
-/// How much of a body that is too large is still read, and thrown away, before the answer: a client that is
-/// in the middle of sending sees a closed connection instead of the answer otherwise.
-pub const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
-
 /// Reads the body whole, and takes the room for it as it comes. The limit is on the bytes that arrive, whatever
-/// Content-Length says.
+/// Content-Length says; one that says more is refused before any have. The server reads the rest of what is refused.
 async fn receive(
     body: &mut RequestBody,
     limits: &BodyLimits,
@@ -234,32 +233,24 @@ async fn receive(
     };
     let mut stream = body.into_bytes_stream();
     let mut received = Received::default();
-    let (mut length, mut refusal): (usize, _) = (0, None);
+    let mut length: usize = 0;
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|_| Problem::new(Code::BadRequest, "the body broke off"))?;
         length += chunk.len();
-        if length > limits.bytes_max.saturating_add(DRAIN_BYTES_MAX) {
-            break;
-        }
         if length > limits.bytes_max {
-            refusal = Some(too_large(limits.bytes_max));
-        } else if refusal.is_none() {
-            let kib = length.div_ceil(1024) - room.num_permits();
-            match take(u32::try_from(kib).unwrap_or(u32::MAX)) {
-                Ok(more) => room.merge(more),
-                Err(_) => refusal = Some(full()),
-            }
+            return Err(too_large(limits.bytes_max));
         }
-        match refusal {
-            None => received.push(chunk),
-            // What was kept is kept for nothing.
-            Some(_) => received = Received::default(),
-        }
+        let kib = length.div_ceil(1024) - room.num_permits();
+        room.merge(take(u32::try_from(kib).unwrap_or(u32::MAX)).map_err(|_| full())?);
+        received.push(chunk);
     }
-    match refusal {
-        Some(refusal) => Err(refusal),
-        None => Ok((received.whole(), room)),
-    }
+    Ok((received.whole(), room))
+}
+
+/// The length that the request gives its body, in bytes.
+fn announced(request: &Request) -> Option<u64> {
+    let value = request.headers().get(header::CONTENT_LENGTH)?;
+    value.to_str().ok()?.parse().ok()
 }
 
 /// What came of a body so far. One that comes in one piece, as most do, is not copied.

@@ -1,38 +1,40 @@
-//! A connection: small packets sent at once, a place among those allowed, and an end to those that stall.
+//! A connection: small packets sent at once, a permit among those allowed, an end to those that stall, and one that takes
+//! no answer along.
 
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
+    sync::Arc,
+    task::{Context, Poll, ready},
 };
 
+use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::OwnedSemaphorePermit,
-    time::{Instant, Sleep},
 };
 
-use super::listener::Silence;
+use super::{
+    exchange::Exchange,
+    lingering::Lingering,
+    listener::Silence,
+    refused,
+    stall::{Stall, StallLimits, Wait},
+};
 use crate::telemetry::metrics::{Active, metrics};
 
-/// How long a connection may stall.
-#[derive(Debug, Clone, Copy)]
-pub struct StallLimits {
-    /// A connection without a request for this long is closed; one in HTTP/2 after [`Self::stalled`].
-    pub idle: Duration,
-    /// Longest from the first byte of a request to the first of its answer, and between two parts of an answer that
-    /// the peer takes; a connection that is slower is cut off.
-    pub stalled: Duration,
-}
-
-/// A connection, its place among those allowed, and how long it may stall.
+/// A connection, its permit among those allowed, and how long it may stall.
 pub struct Connection {
     stream: TcpStream,
     stall: Stall,
+    exchange: Arc<Exchange>,
     silence: Option<Silence>,
-    _place: OwnedSemaphorePermit,
+    /// What is left to write of a refusal in place of hyper's own.
+    refusal: Option<Bytes>,
+    was_refused: bool,
+    lingering: Option<Box<Lingering>>,
+    _permit: OwnedSemaphorePermit,
     _counted: Active,
 }
 
@@ -43,119 +45,76 @@ impl Connection {
         stream: TcpStream,
         limits: StallLimits,
         silence: Silence,
-        place: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> io::Result<Self> {
         stream.set_nodelay(true)?;
+        let exchange = Arc::new(Exchange::default());
         Ok(Self {
             stream,
-            stall: Stall::new(limits),
+            stall: Stall::new(limits, Arc::clone(&exchange)),
+            exchange,
             silence: Some(silence),
-            _place: place,
+            refusal: None,
+            was_refused: false,
+            lingering: None,
+            _permit: permit,
             _counted: metrics().connection(),
         })
     }
-}
 
-/// The time by which a connection must get on. It is set anew by every write that the peer took a part of, and by the
-/// first read after one, which is where a request begins; not by the reads that follow, so that a request sent byte
-/// by byte does not hold its connection for ever.
-struct Stall {
-    limits: StallLimits,
-    by: Instant,
-    /// Wakes the connection no later than `by`. It is left alone while `by` moves on, several times a request, and
-    /// set anew once it is over.
-    timer: Pin<Box<Sleep>>,
-    stage: Stage,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Nothing was read yet.
-    New,
-    BetweenRequests,
-    InRequest,
-    /// HTTP/2, where a connection that is silent may have requests under way.
-    Multiplexed,
-}
-
-/// What a connection in HTTP/2 begins with.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0";
-
-impl Stall {
-    fn new(limits: StallLimits) -> Self {
-        Self {
-            limits,
-            by: Instant::now() + limits.idle,
-            timer: Box::pin(tokio::time::sleep(limits.idle)),
-            stage: Stage::New,
-        }
+    /// Where the requests on this connection are to be entered.
+    pub fn exchange(&self) -> Arc<Exchange> {
+        Arc::clone(&self.exchange)
     }
 
-    fn was_read(&mut self, bytes: &[u8]) {
-        let next = match self.stage {
-            Stage::New if bytes.starts_with(PREFACE) => Stage::Multiplexed,
-            Stage::New | Stage::BetweenRequests => Stage::InRequest,
-            Stage::InRequest => return,
-            Stage::Multiplexed => Stage::Multiplexed,
-        };
-        self.enter(next);
+    /// Writes nothing more, not even what the system has taken and the peer has not.
+    fn cut_off(&self) -> io::Error {
+        // At worst the system keeps what it has taken, for a while.
+        let _ = self.stream.set_zero_linger();
+        io::Error::new(io::ErrorKind::TimedOut, "the connection stalled")
     }
 
-    fn was_written(&mut self) {
-        self.enter(match self.stage {
-            Stage::Multiplexed => Stage::Multiplexed,
-            _ => Stage::BetweenRequests,
-        });
-    }
-
-    fn enter(&mut self, stage: Stage) {
-        self.stage = stage;
-        let time = match stage {
-            Stage::New | Stage::BetweenRequests => self.limits.idle,
-            Stage::InRequest | Stage::Multiplexed => self.limits.stalled,
-        };
-        self.by = Instant::now() + time;
-        if self.by < self.timer.deadline() {
-            self.timer.as_mut().reset(self.by);
-        }
-    }
-
-    /// Waits until the time is over.
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.timer.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= self.by {
-                return Poll::Ready(());
-            }
-            self.timer.as_mut().reset(self.by);
-        }
-        Poll::Pending
-    }
-
-    /// What a stream that has nothing to say says: wait; that its peer is gone, if nothing was under way; or that the
-    /// time is over.
-    fn of_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let idle = matches!(self.stage, Stage::New | Stage::BetweenRequests);
-        self.poll_over(cx)
-            .map(|()| if idle { Ok(()) } else { Err(stalled()) })
-    }
-
-    fn of_write(
+    fn poll_write_with(
         &mut self,
         cx: &mut Context<'_>,
-        written: Poll<io::Result<usize>>,
+        write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        match written {
-            Poll::Pending => self.poll_over(cx).map(|()| Err(stalled())),
+        match write(Pin::new(&mut self.stream), cx) {
+            Poll::Pending => {
+                ready!(self.stall.poll_write_over(cx));
+                Poll::Ready(Err(self.cut_off()))
+            }
             Poll::Ready(written) => {
-                self.was_written();
+                self.stall.was_written();
                 Poll::Ready(written)
             }
         }
     }
-}
 
-fn stalled() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "the connection stalled")
+    /// Whether bytes came that were not read.
+    fn has_more(&self) -> bool {
+        // As far as tokio knows: what comes later than that finds the connection closed.
+        matches!(self.stream.try_read(&mut [0]), Ok(1))
+    }
+
+    /// Writes a problem in place of what hyper is about to write.
+    fn poll_refuse(&mut self, cx: &mut Context<'_>, head: &[u8]) -> Poll<io::Result<usize>> {
+        self.was_refused = true;
+        let mut rest = self.refusal.take().unwrap_or_else(|| refused::typed(head));
+        while !rest.is_empty() {
+            match self.poll_write_with(cx, |stream, cx| stream.poll_write(cx, &rest)) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => rest.advance(written),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    // hyper comes back with the same bytes.
+                    self.refusal = Some(rest);
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(head.len()))
+    }
 }
 
 impl AsyncRead for Connection {
@@ -166,7 +125,13 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
-            Poll::Pending => self.stall.of_read(cx),
+            Poll::Pending => {
+                match ready!(self.stall.poll_read_over(cx)) {
+                    // As if the peer were gone.
+                    Wait::Request => Poll::Ready(Ok(())),
+                    Wait::Head | Wait::Answer => Poll::Ready(Err(self.cut_off())),
+                }
+            }
             Poll::Ready(read) => {
                 self.silence = None;
                 self.stall.was_read(&buf.filled()[before..]);
@@ -177,17 +142,26 @@ impl AsyncRead for Connection {
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.stall.of_write(cx, written)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
+    /// Sends no more, and closes when the peer has the last answer, as far as one can tell.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let this = &mut *self;
+        if this.lingering.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            let is_unread = this.was_refused || this.exchange.is_unread() || this.stall.look() == Wait::Head;
+            if !is_unread && !this.has_more() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let lingering = this.lingering.get_or_insert_with(|| Box::new(Lingering::begin()));
+        lingering.poll(&mut this.stream, cx).map(Ok)
     }
 
     fn poll_write_vectored(
@@ -195,8 +169,10 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.stall.of_write(cx, written)
+        match refused::by_hyper(bufs) {
+            Some(head) => self.poll_refuse(cx, head),
+            None => self.poll_write_with(cx, |stream, cx| stream.poll_write_vectored(cx, bufs)),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -11,7 +11,7 @@ use std::sync::{
 
 use poem::{
     Endpoint, Request, Response, Result,
-    http::{HeaderValue, Version, header},
+    http::{HeaderValue, header},
 };
 
 use super::problem::{Code, Problem};
@@ -54,10 +54,10 @@ impl<E: Endpoint> Endpoint for Parting<E> {
     type Output = Response;
 
     async fn call(&self, request: Request) -> Result<Response> {
-        let version = request.version();
         let mut response = self.inner.get_response(request).await;
-        // HTTP/2 has no such header; its connections end when the server stops, with word of the last request that counts.
-        if self.draining.has_begun() && version < Version::HTTP_2 {
+        // HTTP/2 has no such header, and the server leaves it out there; its connections end when the server stops, with word
+        // of the last request that counts.
+        if self.draining.has_begun() {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }

@@ -16,6 +16,7 @@ use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::{
+    answers::Answers,
     body::BodyLimits,
     problem::{Code, Problem},
     router::{self, Operation, Route, Router},
@@ -43,6 +44,14 @@ const REQUEST_ID_LENGTH_MAX: usize = 128;
 pub struct RequestId(HeaderValue);
 
 impl RequestId {
+    /// One for a request that sent none.
+    pub fn made_up() -> Self {
+        let mut text = Uuid::encode_buffer();
+        let text = made_up().as_hyphenated().encode_lower(&mut text);
+        // Hexadecimal digits and hyphens are a value that every header takes.
+        Self(HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("-")))
+    }
+
     pub fn as_str(&self) -> &str {
         // It is made of graphic ASCII, which is what `to_str` asks for.
         self.0.to_str().unwrap_or_default()
@@ -77,19 +86,19 @@ impl RequestContext {
 
 /// Wraps the whole API.
 pub struct Envelope {
-    /// For as long as the process runs, so that routes are labels without being copied.
     router: &'static Router,
     body: BodyLimits,
+    answers: Answers,
     slow: Duration,
 }
 
 impl Envelope {
-    /// A request that takes longer than `slow` is logged however well it went. To be made once: the router is never
-    /// given back.
-    pub fn new(router: Router, body: BodyLimits, slow: Duration) -> Self {
+    /// A request that takes longer than `slow` is logged however well it went.
+    pub fn new(router: &'static Router, body: BodyLimits, answers: Answers, slow: Duration) -> Self {
         Self {
-            router: Box::leak(Box::new(router)),
+            router,
             body,
+            answers,
             slow,
         }
     }
@@ -141,7 +150,11 @@ impl Endpoint for Envelope {
 
 /// Probes and scrapes come every few seconds for ever: they are no traces, and what goes well is hardly logged.
 fn is_routine(route: Option<&str>) -> bool {
-    matches!(route, Some("/healthz" | "/readyz" | "/metrics"))
+    route.is_some_and(|route| is_probe(route) || route == "/metrics")
+}
+
+fn is_probe(route: &str) -> bool {
+    matches!(route, "/healthz" | "/readyz")
 }
 
 /// A request under way. It is told of when this is dropped, since a caller that hangs up takes along whatever still
@@ -198,12 +211,25 @@ impl Envelope {
         let Some(operation) = route.operation(request.method()) else {
             return refuse(&Problem::from(&router::not_allowed()));
         };
-        match self.checked(&request, route, operation, id) {
+        // A probe that is refused would have the process killed, and metrics tell why it is full.
+        let (is_probe, reserve) = (is_probe(&route.template), is_routine(Some(&route.template)));
+        let room = if is_probe {
+            Ok(())
+        } else {
+            self.answers.room(reserve)
+        };
+        match room.and_then(|()| self.checked(&request, route, operation, id)) {
             Ok(context) => request.set_data(context),
             Err(problem) => return refuse(&problem),
         };
+        let is_safe = request.method().is_safe();
         match AssertUnwindSafe(operation.call(request)).catch_unwind().await {
-            Ok(Ok(response)) => response,
+            // What was done is told, whatever that takes.
+            Ok(Ok(response)) if is_probe || !is_safe => response,
+            Ok(Ok(response)) => match self.answers.admit(response, reserve) {
+                Ok(response) => response,
+                Err(problem) => refuse(&problem),
+            },
             Ok(Err(error)) => match error.downcast_ref::<Problem>() {
                 Some(problem) => refuse(problem),
                 None => refuse(&Problem::from(&error)),
@@ -279,10 +305,7 @@ pub fn request_id(request: &Request) -> RequestId {
     if let Some(sent) = sent.filter(|sent| sent.to_str().ok().filter(usable).is_some()) {
         return RequestId(sent.clone());
     }
-    let mut text = Uuid::encode_buffer();
-    let text = made_up().as_hyphenated().encode_lower(&mut text);
-    // Hexadecimal digits and hyphens are a value that every header takes.
-    RequestId(HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("-")))
+    RequestId::made_up()
 }
 
 /// A UUIDv7. Nobody needs it to be secret, so it is from keys that each thread asked the system for once; `now_v7` makes
@@ -298,7 +321,7 @@ fn made_up() -> Uuid {
 }
 
 /// The method as telemetry knows it: what a stranger made up is no label.
-fn known(method: &Method) -> &'static str {
+pub(super) fn known(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
         "HEAD" => "HEAD",
@@ -367,7 +390,9 @@ mod tests {
             wait_max: Duration::MAX,
             room: Arc::new(Semaphore::new(1)),
         };
-        let never = Envelope::new(Router::new(endpoints, &[]), limits, Duration::MAX);
+        let answers = Answers::new(usize::MAX);
+        let router = Box::leak(Box::new(Router::new(endpoints, &[])));
+        let never = Envelope::new(router, limits, answers, Duration::MAX);
         let lines = Lines::default();
         let writer = {
             let lines = lines.clone();

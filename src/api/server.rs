@@ -4,6 +4,9 @@
 //! file descriptors, takes any number of connections, waits for ever for the rest of a request's head or for a peer to take
 //! its answer, and hides from hyper that a socket can be given an answer's head and body in one call, so that every
 //! body was copied behind its head first. hyper's own parts take its place.
+//!
+//! What a connection may hold in memory is bounded here, in both protocols: its head and what it sends by `HEAD_BYTES_MAX`,
+//! the requests on it by [`HTTP2_STREAMS_MAX`], its answers by the budget of [`answers`](super::answers).
 
 use std::{
     convert::Infallible,
@@ -17,9 +20,13 @@ use std::{
     time::Duration,
 };
 
-use hyper::{body::Incoming, service::service_fn};
+use bytes::Bytes;
+use hyper::{
+    body::{Body, Incoming},
+    service::service_fn,
+};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{
         conn::auto,
         graceful::{GracefulShutdown, Watcher},
@@ -27,15 +34,19 @@ use hyper_util::{
 };
 use poem::{
     Endpoint, Request, Response,
-    http::{self, uri::Scheme},
+    http::{self, Version, header, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
 
 use super::{
-    connection::{Connection, StallLimits},
+    answers::{Answers, Counted},
+    connection::Connection,
     draining::{Draining, Parting},
+    exchange::{Exchange, UnderWay},
     listener::{Closing, Listener},
+    stall::StallLimits,
+    unread::{Asked, Unread, UnreadLimits},
 };
 
 /// What bounds the server (I9).
@@ -44,6 +55,8 @@ pub struct ServerLimits {
     /// Most connections at once; more wait in the system's backlog.
     pub connections_max: usize,
     pub stall: StallLimits,
+    /// What is read of requests that were answered unread.
+    pub unread: UnreadLimits,
     /// How long the server goes on as before once it was asked to stop, but for telling everybody.
     pub shutdown_drain: Duration,
     /// How long requests in flight may take after that.
@@ -52,6 +65,24 @@ pub struct ServerLimits {
 
 /// How long to wait after a failed accept, so that running out of descriptors does not take all of a core.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Most bytes of a request's head in HTTP/1, and most that a peer in HTTP/2 may send ahead of what is read.
+const HEAD_BYTES_MAX: u32 = 64 * 1024;
+
+/// Most requests at once on a connection in HTTP/2. Clients send as many before they know what they may; fewer would have
+/// to be refused.
+pub const HTTP2_STREAMS_MAX: u32 = 100;
+
+/// Most bytes of the head of a request in HTTP/2, unpacked.
+const HTTP2_HEAD_BYTES_MAX: u32 = 16 * 1024;
+
+/// Most requests that a peer in HTTP/2 may have taken back before they were looked at, and most that were refused as
+/// malformed; with more, its connection ends.
+const HTTP2_RESETS_MAX: usize = 64;
+
+/// How often a connection in HTTP/2 is asked whether the peer is there, and how long it has to answer.
+const HTTP2_PING_EVERY: Duration = Duration::from_secs(30);
+const HTTP2_PING_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// A bound socket, not yet accepting.
 pub struct BoundServer {
@@ -81,6 +112,7 @@ impl BoundServer {
         endpoint: E,
         limits: ServerLimits,
         draining: Draining,
+        answers: Answers,
         stop: impl Future<Output = ()>,
     ) -> usize
     where
@@ -109,8 +141,15 @@ impl BoundServer {
         loop {
             tokio::select! {
                 (connection, remote) = door.next() => {
-                    let from = (local.clone(), RemoteAddr(remote.into()));
-                    connections.spawn(converse(connection, from, Arc::clone(&endpoint), ending.watcher()));
+                    let conversation = Conversation {
+                        endpoint: Arc::clone(&endpoint),
+                        exchange: connection.exchange(),
+                        answers: answers.clone(),
+                        unread: limits.unread,
+                        local: local.clone(),
+                        remote: RemoteAddr(remote.into()),
+                    };
+                    connections.spawn(converse(connection, conversation, ending.watcher()));
                 }
                 // What a request panicked over is known to the panic hook.
                 Some(_) = connections.join_next() => {}
@@ -138,24 +177,82 @@ async fn drain(draining: &Draining, time: Duration, closing: Closing) {
     closing.close().await;
 }
 
+/// What answers the requests of a connection.
+struct Conversation<E> {
+    endpoint: Arc<E>,
+    exchange: Arc<Exchange>,
+    answers: Answers,
+    unread: UnreadLimits,
+    local: LocalAddr,
+    remote: RemoteAddr,
+}
+
 /// Answers the requests of a connection until either side ends it.
-async fn converse<E>(connection: Connection, from: (LocalAddr, RemoteAddr), endpoint: Arc<E>, ending: Watcher)
+async fn converse<E>(connection: Connection, conversation: Conversation<E>, ending: Watcher)
 where
     E: Endpoint<Output = Response> + 'static,
 {
+    let conversation = Arc::new(conversation);
     let service = service_fn(move |request: http::Request<Incoming>| {
-        let (endpoint, (local, remote)) = (Arc::clone(&endpoint), from.clone());
+        let conversation = Arc::clone(&conversation);
+        // At once, so that the connection knows before it is looked at again.
+        let under_way = conversation.exchange.begin();
         // In a box, since a connection has a place for the whole of it, busy or not.
-        Box::pin(async move {
-            let request = Request::from((request, local, remote, Scheme::HTTP));
-            Ok::<_, Infallible>(http::Response::from(endpoint.get_response(request).await))
-        })
+        Box::pin(async move { Ok::<_, Infallible>(conversation.answer(request, under_way).await) })
     });
-    // hyper's own bounds: 100 header fields of HTTP/1, 200 requests at once of HTTP/2.
-    let server = auto::Builder::new(TokioExecutor::new());
+    let server = protocol();
     let served = server.serve_connection(TokioIo::new(connection), service);
     // How it ends is the peer's affair: requests that went wrong were answered.
     let _ = ending.watch(served).await;
+}
+
+/// HTTP/1 and HTTP/2 with their bounds; hyper adds one of 100 header fields in HTTP/1. The time of a head is the
+/// connection's affair.
+fn protocol() -> auto::Builder<TokioExecutor> {
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().max_buf_size(HEAD_BYTES_MAX as usize);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .initial_stream_window_size(HEAD_BYTES_MAX)
+        .initial_connection_window_size(HEAD_BYTES_MAX)
+        .max_send_buf_size(HEAD_BYTES_MAX as usize)
+        .max_header_list_size(HTTP2_HEAD_BYTES_MAX)
+        .max_pending_accept_reset_streams(HTTP2_RESETS_MAX)
+        .max_local_error_reset_streams(HTTP2_RESETS_MAX)
+        .keep_alive_interval(HTTP2_PING_EVERY)
+        .keep_alive_timeout(HTTP2_PING_WAIT_MAX);
+    server
+}
+
+impl<E> Conversation<E>
+where
+    E: Endpoint<Output = Response> + 'static,
+{
+    async fn answer(
+        &self,
+        request: http::Request<Incoming>,
+        under_way: UnderWay,
+    ) -> http::Response<Counted<impl Body<Data = Bytes, Error = io::Error> + use<E>>> {
+        let (parts, body) = request.into_parts();
+        let asked = Asked {
+            is_http2: parts.version >= Version::HTTP_2,
+            expects: parts.headers.contains_key(header::EXPECT),
+        };
+        let (body, unread) = Unread::lend(body);
+        let parts = (parts, self.local.clone(), self.remote.clone(), Scheme::HTTP);
+        let request = Request::from_parts(parts.into(), body);
+        let mut answer = http::Response::from(self.endpoint.get_response(request).await);
+        if asked.is_http2 {
+            // There is no such header.
+            answer.headers_mut().remove(header::CONNECTION);
+        }
+        if let Some(unread) = unread {
+            unread.settle(answer.headers_mut(), asked, self.unread, under_way.clone());
+        }
+        self.answers.count(answer, under_way)
+    }
 }
 
 /// Requests that were given up while the server was stopping.

@@ -1,39 +1,47 @@
 //! Shedding: past so many requests in flight a request is refused at once, so that those before it keep their latency and
 //! whoever is refused knows it while there is still time to ask elsewhere (I9).
 //!
+//! A refused request counts as failed, in the metrics of requests, under its route: it is no less a 503 to its caller than
+//! any other.
+//!
 //! Reads and writes have places of their own: a store that holds writes up holds up no read. Probes, metrics, documents and
 //! operators are never refused. A batch of appends is refused here, too, while the queue that it is meant for is full: reading it
-//! is a quarter of what it costs to store it. Why the limits are fixed ones is in `docs/decisions/0010-shedding.md`.
+//! is a quarter of what it costs to store it. A request is in flight until its answer is made and, where its caller went away,
+//! until the work that was begun for it has ended ([`in_flight`]). Why the limits are fixed ones is in `docs/decisions/0010-shedding.md`.
 
 use std::{
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
-    time::{Duration, Instant},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Instant,
 };
 
-use futures_util::StreamExt;
 use poem::{
-    Body, Endpoint, Request, Response, Result,
+    Endpoint, Request, Response, Result,
     http::{HeaderValue, Method, header},
 };
 
 use tokio::sync::Semaphore;
 
 use super::{
-    body::DRAIN_BYTES_MAX,
     envelope,
     problem::{Code, Problem},
+    router::Router,
 };
-use crate::{service::Service, telemetry::metrics::metrics};
+use crate::{
+    in_flight::{self, Permit},
+    service::Service,
+    telemetry::metrics::metrics,
+};
 
-/// Most requests in flight, and what it takes to refuse one.
+/// Most requests in flight.
 #[derive(Debug, Clone, Copy)]
 pub struct InFlight {
     /// Most reads: GET and HEAD.
     pub reads_max: usize,
     /// Most of all other requests.
     pub writes_max: usize,
-    /// Longest that the body of a refused request may take to arrive.
-    pub body_wait_max: Duration,
 }
 
 /// Reads worked on at once; others in flight wait for their turn. With more, a read's three waits for the processor, of which
@@ -47,10 +55,10 @@ const RETRY_AFTER_S: [&str; 3] = ["1", "2", "3"];
 /// An endpoint with a bounded number of requests in it.
 pub struct Shedding<E> {
     inner: E,
+    router: &'static Router,
     service: Service,
     reads: Places,
     writes: Places,
-    body_wait_max: Duration,
     begun: Instant,
     shed: AtomicUsize,
     /// The second, counted from the first on, in which the log was last told.
@@ -59,46 +67,46 @@ pub struct Shedding<E> {
 
 struct Places {
     kind: &'static str,
-    taken: AtomicUsize,
+    taken: Arc<AtomicUsize>,
     max: usize,
     /// Of those, the ones that are worked on.
     turns: Semaphore,
 }
 
-struct Place<'a>(&'a AtomicUsize);
+struct Place(Arc<AtomicUsize>);
 
 impl Places {
     fn new(kind: &'static str, max: usize, at_once: usize) -> Self {
         Self {
             kind,
-            taken: AtomicUsize::new(0),
+            taken: Arc::default(),
             max,
             turns: Semaphore::new(at_once),
         }
     }
 
-    fn take(&self) -> Option<Place<'_>> {
-        let place = Place(&self.taken);
+    fn take(&self) -> Option<Place> {
+        let place = Place(Arc::clone(&self.taken));
         // The place, taken in any case, is given back at the end of this if it is one too many.
         (self.taken.fetch_add(1, Ordering::Relaxed) < self.max).then_some(place)
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl<E> Shedding<E> {
-    pub fn new(inner: E, limits: InFlight, service: Service) -> Self {
+    pub fn new(inner: E, router: &'static Router, limits: InFlight, service: Service) -> Self {
         Self {
             inner,
+            router,
             service,
             reads: Places::new("read", limits.reads_max, READS_AT_ONCE),
             // How many of these are worked on is the affair of group commit and of the store.
             writes: Places::new("write", limits.writes_max, Semaphore::MAX_PERMITS),
-            body_wait_max: limits.body_wait_max,
             begun: Instant::now(),
             shed: AtomicUsize::new(0),
             told_at: AtomicU64::new(0),
@@ -121,7 +129,7 @@ impl<E> Shedding<E> {
     ///
     /// # Errors
     /// [`Code::Overloaded`]: there is none, or no room for what the request brings.
-    fn admit<'a>(&self, request: &Request, places: &'a Places) -> Result<Place<'a>, Problem> {
+    fn admit(&self, request: &Request, places: &Places) -> Result<Place, Problem> {
         if is_batch(request) {
             self.service.room_for_appends()?;
         }
@@ -134,43 +142,29 @@ impl<E> Shedding<E> {
         })
     }
 
-    async fn refuse(&self, mut request: Request, kind: &'static str, refusal: Problem) -> Response {
+    fn refuse(&self, request: &Request, kind: &'static str, refusal: &Problem) -> Response {
+        let started = Instant::now();
         let shed = self.shed.fetch_add(1, Ordering::Relaxed);
         let second = self.begun.elapsed().as_secs() + 1;
         if self.told_at.swap(second, Ordering::Relaxed) != second {
             tracing::warn!(kind, shed = shed + 1, "shedding: {}", refusal.detail);
         }
-        // Whoever asks before it sends a body is spared sending it, and the connection ends; any other body is taken in, or
-        // its sender would see a connection that is closed instead of the answer.
-        if !request.headers().contains_key(header::EXPECT) {
-            let drained = drain(request.take_body());
-            // Too slow or too large: the connection ends with the answer.
-            let _ = tokio::time::timeout(self.body_wait_max, drained).await;
-        }
-        let id = envelope::request_id(&request);
+        let id = envelope::request_id(request);
         let mut response = refusal.respond(id.as_str(), "");
         let retry_after = HeaderValue::from_static(RETRY_AFTER_S[shed % RETRY_AFTER_S.len()]);
         let headers = response.headers_mut();
         headers.insert(header::RETRY_AFTER, retry_after);
         id.mark(headers);
+        let route = self.router.route(request.uri().path());
+        let route = route.map_or("-", |route| route.template.as_str());
+        let method = envelope::known(request.method());
+        metrics().request(method, route, Code::Overloaded.status(), started.elapsed());
         response
     }
 }
 
 fn is_batch(request: &Request) -> bool {
     request.method() == Method::POST && request.uri().path().ends_with("/events/batch")
-}
-
-/// Reads a body and keeps nothing of it.
-async fn drain(body: Body) {
-    let mut stream = body.into_bytes_stream();
-    let mut length = 0;
-    while let Some(Ok(chunk)) = stream.next().await {
-        length += chunk.len();
-        if length > DRAIN_BYTES_MAX {
-            return;
-        }
-    }
 }
 
 impl<E: Endpoint> Endpoint for Shedding<E> {
@@ -180,13 +174,16 @@ impl<E: Endpoint> Endpoint for Shedding<E> {
         let Some(places) = self.places(&request) else {
             return Ok(self.inner.get_response(request).await);
         };
-        let _place = match self.admit(&request, places) {
+        let place = match self.admit(&request, places) {
             Ok(place) => place,
-            Err(refusal) => return Ok(self.refuse(request, places.kind, refusal).await),
+            Err(refusal) => return Ok(self.refuse(&request, places.kind, &refusal)),
         };
-        // Nobody closes the semaphore.
-        let _turn = places.turns.acquire().await;
-        Ok(self.inner.get_response(request).await)
+        let answered = async {
+            // Nobody closes the semaphore.
+            let _turn = places.turns.acquire().await;
+            self.inner.get_response(request).await
+        };
+        Ok(in_flight::with(Permit::new(place), answered).await)
     }
 }
 

@@ -3,9 +3,11 @@
     nginx.py NGINX
 
 What can be repeated is repeated where a replica can't be reached or hangs up, and nothing else; what nginx refuses by
-itself is a problem as the API's are; ids go through, and no query gets into a log.
+itself is a problem as the API's are; ids go through, no query gets into a log, and nobody reaches what is for operators;
+pages are compressed, and no answer that has an ETag is.
 """
 
+import gzip
 import http.client
 import json
 import os
@@ -40,6 +42,7 @@ class Replica:
     def __init__(self):
         replica = self
         self.does = 200
+        self.etag = '"1"'
         self.seen = []
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,7 +60,8 @@ class Replica:
                     return
                 self.send_response(replica.does)
                 self.send_header("Content-Type", "application/json")
-                self.send_header("ETag", '"1"')
+                if replica.etag:
+                    self.send_header("ETag", replica.etag)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -175,8 +179,49 @@ class Proxy(unittest.TestCase):
         self.assert_problem(self.ask("POST", EVENTS, body=b"x" * (5 << 20 | 1)), 413, "content-too-large")
         self.assertEqual(self.ask("POST", EVENTS, body=b"x" * (4 << 20 | 1)).status, 200)
 
-    def test_metrics_are_not_for_strangers(self):
-        self.assert_problem(self.ask("GET", "/metrics"), 404, "route-not-found")
+    def test_what_is_for_operators_is_not_for_callers_however_it_is_spelled(self):
+        admin = [
+            "/v1/admin",
+            "/v1/admin/",
+            "/v1/admin/archive/runs",
+            "/v1//admin/archive/runs",
+            "//v1/admin/archive/runs",
+            "/v1/%61dmin/archive/runs",
+            "/v1/admin%2Farchive/runs",
+            "/v1%2fadmin/archive/runs",
+            "/v1/x/../admin/archive/runs",
+            "/v1/x%2f..%2fadmin/archive/runs",
+            "/v1/%2e%2e/v1/./admin/archive/runs",
+            "/V1/Admin/archive/runs",
+            "/v1/admin/archive/runs?limit=1",
+            "/v1/admin?/v1/sessions",
+            "http://somewhere/v1/admin/archive/runs",
+        ]
+        metrics = ["/metrics", "/metrics/", "//metrics", "/%6detrics", "/v1/../metrics", "/METRICS", "/metrics?x=1"]
+        for path in admin + metrics:
+            for method in ("GET", "POST", "HEAD", "DELETE"):
+                answer = self.ask(method, path)
+                self.assertEqual(answer.status, 404, f"{method} {path}")
+                if method != "HEAD":
+                    self.assert_problem(answer, 404, "route-not-found")
+        self.assert_problem(self.ask("POST", "/v1/admin/archive/runs", body=b"x" * 3_000_000), 404, "route-not-found")
+        self.assertFalse(any(replica.seen for replica in self.replicas))
+        for path in ("/v1/sessions/admin", "/v1/sessions/admin/events", "/v1/administration", "/v1/sessions/metrics"):
+            self.assertEqual(self.ask("GET", path).status, 200, path)
+
+    def test_what_nginx_refuses_itself_is_a_problem(self):
+        self.assert_problem(self.ask("TRACE", "/v1/sessions", body=None), 405, "method-not-allowed")
+        self.assert_problem(self.ask("GET", "/v1/sessions", X_Long="x" * 10_000), 431, "head-too-large")
+        self.assert_problem(self.ask("GET", "/v1/sessions?x=" + "x" * 10_000), 431, "head-too-large")
+        self.assert_problem(self.ask("GET", "/v1/sessions", Content_Length="much"), 400, "bad-request")
+        self.assert_problem(self.ask("GET", "/v1/sessions", Transfer_Encoding="x"), 400, "bad-request")
+        for head in (b"garbage", b"\0\1", b"GET /x y HTTP/1.1", b"GET / HTTP/3.0", b"GET /%00 HTTP/1.1", b"GET /../x HTTP/1.1"):
+            with socket.create_connection(("127.0.0.1", self.port), PATIENCE_S) as connection:
+                connection.sendall(head + b"\r\nHost: x\r\n\r\n")
+                answer = http.client.HTTPResponse(connection)
+                answer.begin()
+                answer.body = answer.read()
+            self.assert_problem(answer, 400, "bad-request")
         self.assertFalse(any(replica.seen for replica in self.replicas))
 
     def test_ids_go_through_and_only_those_that_colloquy_would_take(self):
@@ -195,8 +240,36 @@ class Proxy(unittest.TestCase):
         self.assertTrue(all(headers["traceparent"] == trace for _, _, headers, _ in seen))
 
     def test_etags_stay_strong_whatever_the_caller_accepts(self):
-        answer = self.ask("POST", EVENTS, body=b" " * 100_000, Accept_Encoding="gzip")
-        self.assertEqual((answer.headers["ETag"], answer.headers["Content-Encoding"]), ('"1"', None))
+        session = "/v1/sessions/s"
+        alone = ["limit=0", "limit=00", "order=asc&limit=0", "limit=0&order=asc", "limit=%30", "li%6dit=0", "%6cimit=0"]
+        asked = [("GET", f"{session}?{query}") for query in alone]
+        asked += [("POST", "/v1/sessions"), ("PATCH", session), ("POST", f"{session}/complete"), ("POST", EVENTS)]
+        for method, path in asked:
+            answer = self.ask(method, path, body=b" " * 100_000, Accept_Encoding="gzip")
+            encoding = answer.headers["Content-Encoding"]
+            self.assertEqual((answer.headers["ETag"], encoding), ('"1"', None), f"{method} {path}")
+            self.assertEqual(len(answer.body), 100_000)
+
+    def test_pages_are_compressed_for_those_who_accept_it(self):
+        for replica in self.replicas:
+            replica.etag = None
+        pages = ["/v1/sessions/s", "/v1/sessions/s?limit=10", "/v1/sessions?startedAfter=2026-09-01T00%3A00%3A00Z", EVENTS]
+        pages += [f"{EVENTS}?limit=100&cursor=a%3D%3D", "/v1/sessions?userId=limit"]
+        body = b'{"a": 1}' * 200
+        for path in pages:
+            answer = self.ask("GET", path, body=body, Accept_Encoding="gzip")
+            self.assertEqual(answer.headers["Content-Encoding"], "gzip", path)
+            self.assertEqual(answer.headers["Vary"], "Accept-Encoding")
+            self.assertEqual(gzip.decompress(answer.body), body)
+            # A proxy of the caller's own changes nothing.
+            answer = self.ask("GET", path, body=body, Accept_Encoding="gzip", Via="1.1 proxy")
+            self.assertEqual(answer.headers["Content-Encoding"], "gzip", path)
+            answer = self.ask("GET", path, body=body)
+            self.assertEqual((answer.headers["Content-Encoding"], answer.body), (None, body))
+            self.assertEqual(answer.headers["Vary"], "Accept-Encoding", "caches must know, too")
+            # What is small is not worth it.
+            answer = self.ask("GET", path, body=body[:800], Accept_Encoding="gzip")
+            self.assertEqual((answer.headers["Content-Encoding"], answer.body), (None, body[:800]))
 
     def test_no_log_has_a_query_or_a_body(self):
         self.ask("POST", f"{EVENTS}?userId=secret-of-query", body=b"secret-of-body", X_Request_Id="seen")
