@@ -53,8 +53,12 @@ pub struct Header {
 
 pub const ETAG: Header = Header {
     name: "ETag",
-    description: "The session's version, to send back in If-Match.",
+    description: "The session's version in quotes, to send back in If-Match.",
     example: "\"1\"",
+};
+pub const ETAG_ALONE: Header = Header {
+    description: "With `limit=0` only: the session's version in quotes, to send back in If-Match.",
+    ..ETAG
 };
 pub const LOCATION: Header = Header {
     name: "Location",
@@ -63,7 +67,7 @@ pub const LOCATION: Header = Header {
 };
 pub const REPLAYED: Header = Header {
     name: "Idempotency-Replayed",
-    description: "`true`: the event was there already, and this is the stored one.",
+    description: "`true`: it was there already, and this is what is stored.",
     example: "true",
 };
 const REQUEST_ID: Header = Header {

@@ -21,6 +21,9 @@ use crate::domain::{
 
 /// A value that a parameter can carry.
 pub trait Parameter: Sized + Send + Sync {
+    /// Whether it may hold U+FFFD, which decoding also puts in place of bytes that are not UTF-8.
+    const ANY_TEXT: bool = false;
+
     fn schema() -> MetaSchema;
 
     /// # Errors
@@ -58,7 +61,6 @@ macro_rules! parameter {
 
 parameter!(SessionId, shape::id("call-42"));
 parameter!(EventId, shape::id("turn-001"));
-parameter!(UserId, shape::id("user-7"));
 parameter!(EventType, shape::event_type());
 parameter!(
     Status,
@@ -67,16 +69,58 @@ parameter!(
 parameter!(Order, shape::with_default(shape::one_of(&["asc", "desc"]), "asc"));
 parameter!(Limit, shape::limit());
 
+/// How many events come with a session: as many as a page may have, or none (`None`).
+pub struct EventLimit(pub Option<Limit>);
+
+impl Default for EventLimit {
+    fn default() -> Self {
+        Self(Some(Limit::default()))
+    }
+}
+
+impl Parameter for EventLimit {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            minimum: Some(0.0),
+            ..shape::limit()
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        if !text.is_empty() && text.bytes().all(|byte| byte == b'0') {
+            return Ok(Self(None));
+        }
+        let limit = text
+            .parse()
+            .map_err(|_: &str| "must be a whole number from 0 to 500")?;
+        Ok(Self(Some(limit)))
+    }
+}
+
+impl Parameter for UserId {
+    const ANY_TEXT: bool = true;
+
+    fn schema() -> MetaSchema {
+        shape::user_id()
+    }
+
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        text.parse()
+    }
+}
+
 impl Parameter for Timestamp {
     fn schema() -> MetaSchema {
         shape::timestamp("2026-09-01T08:00:00.000Z")
     }
 
     fn parse(text: &str) -> Result<Self, &'static str> {
-        text.parse().map_err(|rule| match text.contains(' ') {
-            true => "must be an RFC 3339 date and time; in a URL, the + of an offset is written %2B",
-            false => rule,
-        })
+        // Behind the date and the `T`, a space was a plus sign.
+        text.parse()
+            .map_err(|rule| match text.bytes().skip(11).any(|byte| byte == b' ') {
+                true => "must be an RFC 3339 date and time; in a URL, the + of an offset is written %2B",
+                false => rule,
+            })
     }
 }
 
@@ -144,7 +188,7 @@ impl<'a, T: PathParameter> ApiExtractor<'a> for Path<T> {
             .unwrap_or_default();
         let text = percent_decode_str(text)
             .decode_utf8()
-            .map_err(|_| refused("path", problem::PATH_NOT_UTF8))?;
+            .map_err(|_| refused("path", problem::NOT_UTF8))?;
         Ok(Self(T::parse(&text).map_err(|rule| refused(T::NAME, rule))?))
     }
 }
@@ -160,7 +204,7 @@ impl<'a, T: Parameter> ApiExtractor<'a> for Query<T> {
     }
 
     fn param_schema_ref() -> Option<MetaSchemaRef> {
-        Some(MetaSchemaRef::Inline(Box::new(T::schema())))
+        Some(not_filled_in(T::schema()))
     }
 
     async fn from_request(
@@ -173,11 +217,29 @@ impl<'a, T: Parameter> ApiExtractor<'a> for Query<T> {
             .iter()
             .find(|(name, _)| name == options.name)
             .map(|(_, value)| value.as_str());
+        let refused = |rule| Problem::from(Error::parameter(options.name, rule));
+        let may_be_undecoded = |text: &str| T::ANY_TEXT && text.contains(char::REPLACEMENT_CHARACTER);
+        if text.is_some_and(may_be_undecoded) && !is_utf8(request) {
+            return Err(refused(problem::NOT_UTF8).into());
+        }
         let value = text.map(T::parse).transpose();
-        Ok(Self(value.map_err(|rule| {
-            Problem::from(Error::parameter(options.name, rule))
-        })?))
+        Ok(Self(value.map_err(refused)?))
     }
+}
+
+/// The schema of a parameter that may be left out, without its example: Swagger UI fills its fields with examples, and so
+/// would send filters that nobody asked for. A default is sent, too, and must mean the same as leaving it out.
+fn not_filled_in(schema: MetaSchema) -> MetaSchemaRef {
+    MetaSchemaRef::Inline(Box::new(MetaSchema {
+        example: None,
+        ..schema
+    }))
+}
+
+/// Whether the query string is UTF-8 once it is decoded.
+fn is_utf8(request: &Request) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    percent_decode_str(query).decode_utf8().is_ok()
 }
 
 impl<'a> ApiExtractor<'a> for IfMatch {
@@ -191,7 +253,7 @@ impl<'a> ApiExtractor<'a> for IfMatch {
     }
 
     fn param_schema_ref() -> Option<MetaSchemaRef> {
-        Some(MetaSchemaRef::Inline(Box::new(shape::if_match())))
+        Some(not_filled_in(shape::if_match()))
     }
 
     async fn from_request(

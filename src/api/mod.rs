@@ -10,9 +10,12 @@
 //! - [`envelope`]: what is around every request: id, log line, uniform errors.
 //! - [`router`]: which operation a request is for.
 //! - [`shedding`]: who is refused when too much is under way.
+//! - [`answers`]: what answers on their way to callers may take.
 //! - [`spec`]: the OpenAPI document.
 //! - [`draining`]: what a server that was asked to stop says until it stops.
-//! - [`listener`], [`connection`], [`server`]: the listening socket, what comes in there, and how it is served.
+//! - [`listener`], [`connection`], [`server`]: the listening socket, what comes in there, and how it is served; [`exchange`],
+//!   [`stall`]: what a connection waits for, and for how long; [`refused`], [`unread`], [`lingering`]: that an answer arrives
+//!   whatever was left unread.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -25,24 +28,31 @@ use poem_openapi::OpenApi;
 
 pub mod admin;
 pub mod answer;
+pub mod answers;
 pub mod body;
 pub mod connection;
 pub mod draining;
 pub mod envelope;
+pub mod exchange;
 pub mod extract;
+pub mod lingering;
 pub mod listener;
 pub mod operations;
 pub mod problem;
+pub mod refused;
 pub mod router;
 pub mod routes;
 pub mod server;
 pub mod shape;
 pub mod shedding;
 pub mod spec;
+pub mod stall;
+pub mod unread;
 pub mod wire;
 
 use self::{
     admin::AdminApi,
+    answers::Answers,
     body::BodyLimits,
     draining::Draining,
     envelope::Envelope,
@@ -58,6 +68,7 @@ pub fn endpoint(
     limits: BodyLimits,
     slow: Duration,
     in_flight: InFlight,
+    answers: Answers,
     draining: Draining,
 ) -> impl Endpoint<Output = Response> + use<> {
     let apis: spec::Apis = (
@@ -84,8 +95,10 @@ pub fn endpoint(
     ] {
         endpoints.insert(path.to_owned(), HashMap::from([(Method::GET, endpoint)]));
     }
-    let router = Router::new(endpoints, &spec::Apis::meta());
-    Shedding::new(Envelope::new(router, limits, slow), in_flight, service.clone())
+    // For as long as the process runs, so that routes are labels without being copied.
+    let router: &'static Router = Box::leak(Box::new(Router::new(endpoints, &spec::Apis::meta())));
+    let envelope = Envelope::new(router, limits, answers, slow);
+    Shedding::new(envelope, router, in_flight, service.clone())
 }
 
 /// Answers with the same text for ever.

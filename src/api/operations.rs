@@ -1,7 +1,7 @@
 //! What each operation can answer, as a table: name, id, shape of the body, successes, problems.
 
 use super::{
-    answer::{ETAG, Header, LOCATION, Operation, REPLAYED, Success, problems_of},
+    answer::{ETAG, ETAG_ALONE, Header, LOCATION, Operation, REPLAYED, Success, problems_of},
     problem::Code::{
         self, ArchiveDamaged, ArchiveUnavailable, BadRequest, ContentTooLarge, Draining, EventIdReused,
         EventNotFound, InvalidCursor, MalformedJson, RequestTimeout, SessionArchived, SessionEnded,
@@ -42,11 +42,11 @@ macro_rules! operations {
 operations! {
     OpenSession "openSession" -> Session {
         201 "The session was opened." [LOCATION, ETAG],
-        200 "There is a session with this id already; here it is, untouched." [ETAG],
+        200 "A replay: there is a session with this id already; here it is, untouched." [ETAG, REPLAYED],
     } &[BadRequest, MalformedJson, RequestTimeout, SessionErased, ContentTooLarge, UnsupportedMediaType, ValidationFailed], asks_store: true;
 
     GetSession "getSession" -> SessionWithEvents {
-        200 "The session and a page of its events." [ETAG],
+        200 "The session and a page of its events." [ETAG_ALONE],
     } &[InvalidCursor, SessionNotFound, SessionErased, ArchiveDamaged, ArchiveUnavailable], asks_store: true;
 
     ListSessions "listSessions" -> SessionPage {

@@ -16,8 +16,8 @@ use crate::domain::{Error, FieldError, Kind, json::ObjectWriter};
 
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
-/// The rule that such a path breaks.
-pub const PATH_NOT_UTF8: &str = "is not UTF-8 once it is decoded";
+/// The rule that such a path or query string breaks.
+pub const NOT_UTF8: &str = "is not UTF-8 once it is decoded";
 
 /// Seconds after which a client may try again what failed with 503.
 pub const RETRY_AFTER_S: &str = "1";
@@ -70,6 +70,7 @@ codes! {
     ContentTooLarge = 413 "content-too-large" "Something is larger than its limit";
     UnsupportedMediaType = 415 "unsupported-media-type" "The body is in a form that is not understood";
     ValidationFailed = 422 "validation-failed" "The body breaks a rule";
+    HeadTooLarge = 431 "head-too-large" "The head of the request is too large";
     Internal = 500 "internal-error" "Something went wrong on our side";
     Overloaded = 503 "overloaded" "Too much is waiting";
     StoreUnavailable = 503 "store-unavailable" "The store can't be reached";
@@ -154,6 +155,10 @@ impl Problem {
                     headers.insert(header::ALLOW, allowed);
                 }
             }
+            // The rest of the body may never come.
+            Code::RequestTimeout => {
+                headers.insert(header::CONNECTION, fixed("close"));
+            }
             Code::UnsupportedMediaType => {
                 headers.insert(header::ACCEPT_ENCODING, fixed("gzip"));
             }
@@ -189,7 +194,7 @@ impl From<Error> for Problem {
 impl From<&poem::Error> for Problem {
     fn from(error: &poem::Error) -> Self {
         if error.is::<ParsePathError>() {
-            return Error::parameter("path", PATH_NOT_UTF8).into();
+            return Error::parameter("path", NOT_UTF8).into();
         }
         match error.status().as_u16() {
             404 => Self::new(

@@ -4,11 +4,11 @@ use poem::{http::StatusCode, web::Data};
 use poem_openapi::{OpenApi, Tags};
 
 use super::{
-    answer::{Answer, ETAG, LOCATION, Operation, REPLAYED},
+    answer::{Answer, ETAG, ETAG_ALONE, LOCATION, Operation, REPLAYED},
     body::Body,
     draining::Draining,
     envelope::RequestContext,
-    extract::{CursorText, IfMatch, MinSeq, Path, Query},
+    extract::{CursorText, EventLimit, IfMatch, MinSeq, Path, Query},
     operations::{
         AppendEvent, AppendEvents, CompleteSession, DeleteSession, GetEvent, GetHealth, GetReadiness,
         GetSession, ListEvents, ListSessions, OpenSession, RestoreSession, UpdateSession,
@@ -48,7 +48,7 @@ impl ConversationApi {
     /// Open a session
     ///
     /// Opening is safe to repeat: with a `sessionId` of your own, the first call opens the session and every other
-    /// one gets it back untouched, whatever else it says. The body may be left out altogether.
+    /// one gets it back untouched, whatever else it says, with `Idempotency-Replayed: true`. The body may be left out.
     #[oai(
         path = "/sessions",
         method = "post",
@@ -57,15 +57,12 @@ impl ConversationApi {
     )]
     async fn open_session(&self, body: Body<NewSession>) -> Reply<OpenSession> {
         let opened = self.service.open(&self.tenant, body.value).await?;
-        let status = if opened.created {
-            StatusCode::CREATED
+        let session = &opened.session;
+        Ok(if opened.created {
+            let location = format!("/v1/sessions/{}", session.id);
+            session_answer(StatusCode::CREATED, session).header(LOCATION, location)
         } else {
-            StatusCode::OK
-        };
-        let answer = session_answer(status, &opened.session);
-        Ok(match opened.created {
-            true => answer.header(LOCATION, format!("/v1/sessions/{}", opened.session.id)),
-            false => answer,
+            session_answer(StatusCode::OK, session).header(REPLAYED, "true")
         })
     }
 
@@ -80,15 +77,16 @@ impl ConversationApi {
     )]
     async fn list_sessions(
         &self,
-        /// Only sessions that stand here.
+        /// Only sessions with this status.
         status: Query<Status>,
         /// Only sessions of this user.
         #[oai(name = "userId")]
         user_id: Query<UserId>,
-        /// Only sessions that started later than this.
+        /// Only sessions that started at this instant or later. Windows from `startedAfter` to `startedBefore` are half
+        /// open, so adjacent ones share no session and leave none out.
         #[oai(name = "startedAfter")]
         started_after: Query<Timestamp>,
-        /// Only sessions that started earlier than this.
+        /// Only sessions that started before this instant.
         #[oai(name = "startedBefore")]
         started_before: Query<Timestamp>,
         /// Most sessions on the page.
@@ -115,7 +113,8 @@ impl ConversationApi {
     /// Read a session with its events
     ///
     /// From the start unless `order=desc`, which gives the newest events first: the context of a conversation that
-    /// goes on.
+    /// goes on. `limit=0` gives the session alone with its `ETag`; it reads neither events nor the archive, and there is
+    /// nothing to page through: `hasMore` is false, and a `cursor` is refused.
     #[oai(
         path = "/sessions/:sessionId",
         method = "get",
@@ -127,8 +126,8 @@ impl ConversationApi {
         /// The session.
         #[oai(name = "sessionId")]
         session_id: Path<SessionId>,
-        /// Most events on the page.
-        limit: Query<Limit>,
+        /// Most events on the page. 0: the session alone.
+        limit: Query<EventLimit>,
         /// The `nextCursor` of the page before; `order` must stay as it was.
         cursor: Query<CursorText>,
         /// Which way to read: `asc` from the start, `desc` from the end.
@@ -137,25 +136,28 @@ impl ConversationApi {
         #[oai(name = "minSeq")]
         min_seq: Query<MinSeq>,
     ) -> Reply<GetSession> {
+        let key = self.key(session_id);
+        let Some(limit) = limit.0.unwrap_or_default().0 else {
+            return self.session_alone(&key, &cursor).await;
+        };
         let query = PageQuery {
             filter: EventFilter::default(),
             order: order.0.unwrap_or_default(),
-            limit: limit.0.unwrap_or_default(),
+            limit,
             cursor: text(&cursor),
             min_seq: min_seq.0.map(|seq| seq.0),
         };
-        let key = self.key(session_id);
         let page = self
             .service
             .read_session(&key, &query, wire::write_read_page)
             .await?;
-        Ok(Answer::ready(StatusCode::OK, page.body).header(ETAG, etag(page.version)))
+        Ok(Answer::ready(StatusCode::OK, page.body))
     }
 
     /// Change a session
     ///
     /// A JSON Merge Patch of `metadata`, `language` and `userId`. With `If-Match`, only if the session is still at that
-    /// version.
+    /// version: an `ETag`, or a `version` in quotes.
     #[oai(
         path = "/sessions/:sessionId",
         method = "patch",
@@ -317,9 +319,10 @@ impl ConversationApi {
         order: Query<Order>,
         /// Only events of this type.
         r#type: Query<EventType>,
-        /// Only events with a timestamp not earlier than this.
+        /// Only events with a timestamp at this instant or later. Windows from `since` to `until` are half open, so
+        /// adjacent ones share no event and leave none out.
         since: Query<Timestamp>,
-        /// Only events with a timestamp earlier than this.
+        /// Only events with a timestamp before this instant.
         until: Query<Timestamp>,
     ) -> Reply<ListEvents> {
         let filter = EventFilter {
@@ -380,16 +383,23 @@ impl ConversationApi {
         SessionKey::new(self.tenant.clone(), session_id.0)
     }
 
+    /// The session without its events, as the store has it: no cache and no archive is asked.
+    async fn session_alone(&self, key: &SessionKey, cursor: &Query<CursorText>) -> Reply<GetSession> {
+        if cursor.0.is_some() {
+            let rule = "can't be given with limit=0, which has no pages";
+            return Err(Error::parameter("cursor", rule).into());
+        }
+        let session = self.service.session(key).await?;
+        let answer = Answer::new(StatusCode::OK, |out| wire::write_session_alone(out, &session));
+        Ok(answer.header(ETAG_ALONE, etag(session.version)))
+    }
+
     /// Appends what could be read of a batch, and puts the outcomes in its order.
     async fn append_each(&self, key: &SessionKey, batch: EventBatch) -> Result<Vec<wire::Outcome>, Problem> {
-        let ids: Vec<Option<EventId>> = batch
-            .0
-            .iter()
-            .map(|event| event.as_ref().ok().map(|event| event.id.clone()))
-            .collect();
+        let ids: Vec<Option<EventId>> = batch.0.iter().map(|item| item.id.clone()).collect();
         let (mut good, mut refused) = (Vec::new(), Vec::new());
-        for event in batch.0 {
-            match event {
+        for item in batch.0 {
+            match item.event {
                 Ok(event) => {
                     good.push(event);
                     refused.push(None);

@@ -22,7 +22,8 @@ pub type Apis = (ConversationApi, AdminApi, HealthApi);
 const DESCRIPTION: &str = "The system of record for AI conversations. Open a **session**, append **events**, read \
 them back, end the session. Every write is safe to repeat, and an acknowledged write is durable and visible to \
 every read that follows.\n\nFailures are `application/problem+json` (RFC 9457), everywhere: match `code`, show \
-`detail`. Pages are walked with `cursor`; cursors are opaque. Send `X-Request-Id` to find a request in the log.";
+`detail`. Pages are walked with `cursor`; cursors are opaque. A field without a value is left out, in answers and in \
+requests: `null` is refused, except in a merge patch, where it removes. Send `X-Request-Id` to find a request in the log.";
 
 /// The operations without anything behind them: all that the document needs.
 struct Described;

@@ -4,7 +4,7 @@
 
 use super::problem::{Code, Problem};
 use crate::{
-    domain::{Appended, Error, EventId, JsonObject, Limit, Timestamp, json::ObjectWriter},
+    domain::{Appended, Error, EventId, JsonObject, Limit, Session, Timestamp, json::ObjectWriter},
     service::{ReadPage, SessionsPage},
 };
 
@@ -12,9 +12,8 @@ fn write_pagination(object: &mut ObjectWriter<'_>, limit: Limit, next_cursor: Op
     object.object("pagination", |pagination| {
         pagination.integer("limit", limit.get());
         pagination.boolean("hasMore", next_cursor.is_some());
-        match next_cursor {
-            Some(cursor) => pagination.plain("nextCursor", cursor),
-            None => pagination.raw("nextCursor", "null"),
+        if let Some(cursor) = next_cursor {
+            pagination.plain("nextCursor", cursor);
         }
     });
 }
@@ -31,6 +30,18 @@ pub fn write_read_page(out: &mut Vec<u8>, page: &ReadPage, limit: Limit) {
         out.push(b']');
     });
     write_pagination(&mut object, limit, page.next_cursor.as_deref());
+    object.end();
+}
+
+/// A session in the form of a page, without its events. There is no walk, so it says that nothing follows.
+pub fn write_session_alone(out: &mut Vec<u8>, session: &Session) {
+    let mut object = ObjectWriter::new(out);
+    object.value("session", |out| session.write_json(out));
+    object.raw("events", "[]");
+    object.object("pagination", |pagination| {
+        pagination.integer("limit", 0);
+        pagination.boolean("hasMore", false);
+    });
     object.end();
 }
 

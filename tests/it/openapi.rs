@@ -39,12 +39,12 @@ fn printed() -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-fn document() -> Value {
+pub fn document() -> Value {
     serde_json::from_str(&printed()).expect("JSON")
 }
 
 /// The operations: path, method, operation.
-fn operations(document: &Value) -> Vec<(String, String, Value)> {
+pub fn operations(document: &Value) -> Vec<(String, String, Value)> {
     let paths = document["paths"].as_object().expect("paths");
     let of_path = |(path, methods): (&String, &Value)| {
         let methods = methods.as_object().expect("methods").clone();
@@ -57,7 +57,7 @@ fn operations(document: &Value) -> Vec<(String, String, Value)> {
 }
 
 /// The schema itself, where this is a reference to one.
-fn resolved<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
+pub fn resolved<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
     match schema["$ref"].as_str() {
         Some(path) => {
             let name = path
@@ -75,6 +75,17 @@ fn resolved<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
 fn faults(document: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> {
     let schema = resolved(document, schema);
     let fault = |words: String| vec![format!("{at} {words}: {value}")];
+    if schema["oneOf"].is_array() {
+        // What the discriminator says it is, is all that it may be.
+        let mapped = value[schema["discriminator"]["propertyName"]
+            .as_str()
+            .expect("a property")]
+        .as_str();
+        return match mapped.map(|word| &schema["discriminator"]["mapping"][word]) {
+            Some(Value::String(path)) => faults(document, &json!({"$ref": path}), value, at),
+            _ => fault("is of no kind that there is".into()),
+        };
+    }
     if value.is_null() && schema["nullable"] == true {
         return Vec::new();
     }

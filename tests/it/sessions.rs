@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 use crate::{
     harness::{Server, expect, expect_problem, json as body_of},
-    talk::{append, batch_path, event, events, events_path, list, open, session, texts, walk},
+    talk::{
+        append, batch_path, event, events, events_path, list, open, page, session, texts, walk, with_cursor,
+    },
 };
 
 fn path(id: &str) -> String {
@@ -44,6 +46,7 @@ async fn a_new_session_comes_with_201_its_place_and_its_version() {
     });
     let response = server.post("/v1/sessions", &body).send().await.unwrap();
     assert_eq!(response.headers()["location"], "/v1/sessions/call-42");
+    assert!(!response.headers().contains_key("idempotency-replayed"));
     assert_eq!(response.headers()["etag"], "\"1\"");
     assert_eq!(response.headers()["content-type"], "application/json");
     let opened = body_of(response, 201).await;
@@ -67,6 +70,7 @@ async fn opening_again_gives_200_and_leaves_the_session_untouched() {
     });
     let response = server.post("/v1/sessions", &other).send().await.unwrap();
     assert!(!response.headers().contains_key("location"));
+    assert_eq!(response.headers()["idempotency-replayed"], "true");
     assert_eq!(response.headers()["etag"], "\"1\"");
     assert_eq!(body_of(response, 200).await, opened);
 
@@ -134,12 +138,9 @@ async fn a_session_is_read_with_its_events_from_either_end() {
         stored.push(append(&server, "s", &event(&format!("e{at}"))).await);
     }
     let response = server.get("/v1/sessions/s").send().await.unwrap();
-    assert_eq!(response.headers()["etag"], "\"2\"");
     let mut read = body_of(response, 200).await;
-    assert_eq!(
-        read["pagination"],
-        json!({"limit": 50, "hasMore": false, "nextCursor": null})
-    );
+    assert_eq!(read["session"]["version"], 2);
+    assert_eq!(read["pagination"], json!({"limit": 50, "hasMore": false}));
     assert_eq!(list(read["events"].take()), stored);
     assert_eq!(walk(&server, "/v1/sessions/s?limit=2", "events").await, stored);
     let newest_first: Vec<Value> = stored.iter().rev().cloned().collect();
@@ -151,6 +152,109 @@ async fn a_session_is_read_with_its_events_from_either_end() {
     let read = expect(server.get(&path), 200).await;
     assert_eq!(read["events"], json!([stored[4]]));
     expect_problem(server.get("/v1/sessions/other"), 404, "session-not-found").await;
+}
+
+#[tokio::test]
+async fn limit_0_gives_the_session_alone() {
+    let server = Server::start().await;
+    open(&server, "s").await;
+    for at in 0..3 {
+        append(&server, "s", &event(&format!("e{at}"))).await;
+    }
+    // Once more, so that a cache would have it; with what makes no difference; as a form would pad it.
+    let seq = i64::MAX;
+    for query in [
+        "limit=0",
+        "limit=0",
+        "limit=0&order=desc",
+        &format!("limit=0&minSeq={seq}"),
+        "limit=00",
+    ] {
+        let whole = session(&server, "s").await;
+        let alone = json!({"session": whole, "events": [], "pagination": {"limit": 0, "hasMore": false}});
+        let read = expect(server.get(&format!("/v1/sessions/s?{query}")), 200).await;
+        assert_eq!(read, alone, "{query}");
+    }
+    // What was acknowledged is there, whatever an entry of a cache holds.
+    for at in 0..5 {
+        let patch = json!({"metadata": {"at": at}});
+        let patched = expect(server.patch("/v1/sessions/s", &patch), 200).await;
+        let read = expect(server.get("/v1/sessions/s?limit=0"), 200).await;
+        assert_eq!(read["session"], patched);
+    }
+    // There is no walk to go on with.
+    let (_, cursor) = page(&server, "/v1/sessions/s?limit=1", "events").await;
+    for cursor in [cursor.unwrap().as_str(), "", "x"] {
+        let request = server.get(&with_cursor("/v1/sessions/s?limit=0", cursor));
+        let problem = expect_problem(request, 400, "invalid-parameter").await;
+        assert_eq!(problem["errors"][0]["field"], "cursor");
+    }
+    for elsewhere in ["/v1/sessions", "/v1/sessions/s/events"] {
+        let request = server.get(&format!("{elsewhere}?limit=0"));
+        expect_problem(request, 400, "invalid-parameter").await;
+    }
+    let none = server.get("/v1/sessions/none?limit=0");
+    expect_problem(none, 404, "session-not-found").await;
+    server.delete("/v1/sessions/s").send().await.unwrap();
+    expect_problem(server.get("/v1/sessions/s?limit=0"), 410, "session-erased").await;
+}
+
+/// The `ETag` of the answer, which must be a success.
+async fn etag(request: reqwest::RequestBuilder) -> Option<String> {
+    let response = request.send().await.unwrap();
+    assert!(response.status().is_success(), "{}", response.status());
+    let etag = response.headers().get("etag");
+    etag.map(|etag| etag.to_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn an_etag_stands_only_on_a_session_alone_and_lets_it_be_changed() {
+    let server = Server::start().await;
+    let opening = json!({"sessionId": "s"});
+    assert_eq!(
+        etag(server.post("/v1/sessions", &opening)).await.unwrap(),
+        "\"1\""
+    );
+    append(&server, "s", &event("e")).await;
+    let both = |path: &str| [server.get(path), server.client.head(server.url(path))];
+    for page in [
+        "/v1/sessions/s",
+        "/v1/sessions/s",
+        "/v1/sessions/s?limit=1&order=desc",
+        "/v1/sessions/s/events",
+        "/v1/sessions/s/events/e",
+        "/v1/sessions",
+    ] {
+        for request in both(page) {
+            assert_eq!(etag(request).await, None, "{page}");
+        }
+    }
+    let ended = server.post(&complete_path("s"), &json!({}));
+    let restored = server.client.post(server.url("/v1/sessions/s/restore"));
+    let mut tags = vec![
+        etag(server.post("/v1/sessions", &opening)).await,
+        etag(ended).await,
+        etag(restored).await,
+        etag(server.patch(&path("s"), &json!({}))).await,
+    ];
+    assert_eq!(tags.remove(0).unwrap(), "\"2\"");
+    for request in both("/v1/sessions/s?limit=0") {
+        tags.push(etag(request).await);
+    }
+    assert_eq!(tags, vec![Some("\"3\"".to_owned()); 5]);
+    // Either the tag of an answer or the version of a page is what a change can be meant for.
+    let patch = |tag: &str, language: &str| {
+        let request = server.patch(&path("s"), &json!({"language": language}));
+        request.header("If-Match", tag)
+    };
+    let moved = etag(patch("\"3\"", "de")).await.unwrap();
+    expect_problem(patch("\"3\"", "en"), 412, "version-mismatch").await;
+    let version = &session(&server, "s").await["version"];
+    assert_eq!(moved, format!("\"{version}\""));
+    assert_eq!(
+        etag(patch(&format!("\"{version}\""), "en")).await.unwrap(),
+        "\"5\""
+    );
 }
 
 #[tokio::test]

@@ -1,11 +1,11 @@
 //! HTTP byte by byte, for what no client library would send.
 
-use std::time::Duration;
+use std::{os::fd::AsFd, time::Duration};
 
 use futures_util::FutureExt;
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
@@ -33,11 +33,34 @@ pub struct Answer {
 
 impl Wire {
     pub async fn to(server: &Server) -> Self {
-        let stream = TcpStream::connect(server.address()).await.expect("a connection");
+        Self::at(server.address()).await
+    }
+
+    /// To whatever listens at `host:port`.
+    pub async fn at(address: &str) -> Self {
+        let stream = TcpStream::connect(address).await.expect("a connection");
         Self {
             stream,
             received: Vec::new(),
         }
+    }
+
+    /// A second writer to the same connection, for what is sent while answers are read.
+    pub fn writer(&self) -> impl AsyncWrite + Unpin + Send + use<> {
+        let fd = self
+            .stream
+            .as_fd()
+            .try_clone_to_owned()
+            .expect("another descriptor");
+        TcpStream::from_std(fd.into()).expect("the same connection")
+    }
+
+    /// What came and was not looked at yet, with what comes now; `None` once the server has closed the connection.
+    pub async fn bytes(&mut self) -> Option<Vec<u8>> {
+        if self.received.is_empty() && !self.receive().await {
+            return None;
+        }
+        Some(std::mem::take(&mut self.received))
     }
 
     /// Sends bytes. A server that has answered already may have closed its end, which is no failure.

@@ -22,6 +22,7 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 DEPTH_MAX = 64
 PAYLOAD_BYTES_MAX = 256 * 1024
 METADATA_BYTES_MAX = 16 * 1024
+USER_ID_BYTES_MAX = 256
 
 
 @schemathesis.hook
@@ -35,6 +36,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         return
     if isinstance(case.body, dict):
         case.body = storable_body(case.body)
+    if isinstance(case.query, dict) and isinstance(case.query.get("userId"), str):
+        case.query = {**case.query, "userId": storable_user_id(case.query["userId"])}
 
     if "sessionId" in case.path_parameters and case.meta.phase.name != "stateful":
         meet_open_session(case)
@@ -84,9 +87,16 @@ def storable_body(body: dict[str, Any]) -> dict[str, Any]:
         body["payload"] = storable_object(body["payload"], PAYLOAD_BYTES_MAX)
     if isinstance(body.get("metadata"), dict):
         body["metadata"] = storable_object(body["metadata"], METADATA_BYTES_MAX)
+    if isinstance(body.get("userId"), str):
+        body["userId"] = storable_user_id(body["userId"])
     if isinstance(body.get("events"), list):
         body["events"] = [storable_body(event) if isinstance(event, dict) else event for event in body["events"]]
     return body
+
+
+def storable_user_id(text: str) -> str:
+    """As much of the text as its limit in bytes takes; JSON Schema counts characters."""
+    return text.encode()[:USER_ID_BYTES_MAX].decode(errors="ignore")
 
 
 def storable_object(value: dict[str, Any], bytes_max: int) -> dict[str, Any]:

@@ -46,7 +46,7 @@ shapes! {
         object("The newest runs of all processes, newest first, and what is left to do.", vec![
             required("runs", array(ArchiveRun::reference())),
             optional("oldestDueEndedAt", described(timestamp("2026-08-01T08:00:00.000Z"), "When the session ended that has been due longest, where one is.")),
-            required("erasuresPending", described(integer("int64"), "Erased sessions whose bytes are not gone from the archive yet.")),
+            required("erasuresPending", described(integer("int64"), "Erased sessions whose bytes are not gone from the archive yet, or whose erasure marker is not written there yet.")),
         ], json!({"runs": [run_example()], "erasuresPending": 0}))
     } => ArchiveRun
 }

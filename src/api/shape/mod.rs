@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::problem::Code;
 use crate::domain::{
     event::{BATCH_EVENTS_MAX, EVENT_TYPE_PATTERN},
-    id::{ID_LENGTH_MAX, ID_PATTERN},
+    id::{ID_LENGTH_MAX, ID_PATTERN, USER_ID_BYTES_MAX, USER_ID_PATTERN},
     page::{LIMIT_DEFAULT, LIMIT_MAX},
     session::{LANGUAGE_LENGTH_MAX, LANGUAGE_PATTERN, REASON_LENGTH_MAX},
 };
@@ -61,8 +61,10 @@ macro_rules! shapes {
 }
 
 mod admin;
+mod batch;
 
 pub use admin::{ArchiveRun, ArchiveRuns, NewArchiveRun};
+pub use batch::{BatchOutcome, BatchOutcomes};
 
 /// No body.
 pub struct Nothing;
@@ -80,10 +82,10 @@ shapes! {
     NewSession {
         object("What a session is opened with. Everything may be left out.", vec![
             optional("sessionId", described(id("call-42"), "The session's id, which makes opening it again harmless. A UUIDv7 when left out.")),
-            optional("userId", described(id("user-7"), "Who the session belongs to, as the caller knows them.")),
+            optional("userId", user_id()),
             optional("language", language()),
             optional("metadata", metadata()),
-            optional("startedAt", described(timestamp("2026-09-01T08:00:00.000Z"), "When the conversation began; the server's clock when left out.")),
+            optional("startedAt", described(timestamp("2026-09-01T08:00:00.000Z"), "When the conversation began; when left out, the time of opening by the server's clock.")),
             optional("status", with_default(one_of(&["initiated", "active"]), "initiated")),
         ], json!({"sessionId": "call-42", "userId": "user-7", "language": "en-US", "metadata": {"channel": "voice"}}))
     }
@@ -91,7 +93,7 @@ shapes! {
     /// `PATCH /sessions/{sessionId}`
     SessionPatch {
         object("A JSON Merge Patch (RFC 7396): what is left out stays, `null` removes.", vec![
-            optional("userId", nullable(id("user-7"))),
+            optional("userId", nullable(user_id())),
             optional("language", nullable(language())),
             optional("metadata", nullable(metadata())),
         ], json!({"language": "de-DE", "metadata": {"escalated": true, "channel": null}}))
@@ -111,7 +113,7 @@ shapes! {
             required("eventId", described(id("turn-001"), "Names the event within its session; sending it again with the same `type` and `payload` is harmless.")),
             required("type", event_type()),
             required("payload", payload()),
-            optional("timestamp", described(timestamp("2026-09-01T08:00:03.808Z"), "When it happened, kept to the millisecond; the server's clock when left out.")),
+            optional("timestamp", described(timestamp("2026-09-01T08:00:03.808Z"), "When it happened, kept to the millisecond. When left out, the time of acceptance, which is the event's `seq` in milliseconds: such events read in the order in which they were acknowledged.")),
         ], json!({"eventId": "turn-001", "type": "user_speech", "payload": {"text": "I'd like a table for two."}}))
     }
 
@@ -134,14 +136,14 @@ shapes! {
     Session {
         object("One conversation.", vec![
             required("sessionId", id("call-42")),
-            optional("userId", described(id("user-7"), "Who the session belongs to, as the caller knows them.")),
+            optional("userId", user_id()),
             required("status", described(one_of(&["initiated", "active", "completed", "failed"]), "`initiated`: no event yet. `active`: goes on. `completed`, `failed`: has ended.")),
             optional("language", language()),
             required("metadata", metadata()),
             required("startedAt", described(timestamp("2026-09-01T08:00:00.000Z"), "When the conversation began.")),
-            optional("endedAt", described(timestamp("2026-09-01T08:05:00.000Z"), "When it ended, once it has.")),
+            optional("endedAt", described(timestamp("2026-09-01T08:05:00.000Z"), "When it ended, once it has. An end that the server stamps is not before the start, nor before any event that it stamped.")),
             optional("endReason", described(reason(), "Why it ended, where the caller said so.")),
-            required("version", described(integer("int64"), "Grows with every change of the session; its ETag.")),
+            required("version", described(integer("int64"), "Grows with every change of the session. In quotes it is the session's ETag.")),
             required("archived", described(MetaSchema::new("boolean"), "Whether the events have moved to the archive. They read the same.")),
         ], session_example())
     }
@@ -161,10 +163,10 @@ shapes! {
     /// Where a page stands in its walk.
     Pagination {
         object("Where this page stands.", vec![
-            required("limit", described(integer("int32"), "Most items on the page, as asked for.")),
+            required("limit", described(integer("int32"), "Most items on the page, as asked for; 0 where the session alone was.")),
             required("hasMore", described(MetaSchema::new("boolean"), "Whether there is a page behind this one. A page may be shorter than its limit and still have more behind it.")),
-            required("nextCursor", nullable(described(cursor(), "Pass it on as `cursor` to get the next page."))),
-        ], json!({"limit": 50, "hasMore": false, "nextCursor": null}))
+            optional("nextCursor", described(cursor(), "Pass it on as `cursor` to get the next page. Left out on the last one.")),
+        ], json!({"limit": 50, "hasMore": false}))
     }
 
     /// `GET /sessions/{sessionId}`
@@ -173,7 +175,7 @@ shapes! {
             required("session", Session::reference()),
             required("events", array(Event::reference())),
             required("pagination", Pagination::reference()),
-        ], json!({"session": session_example(), "events": [event_example()], "pagination": {"limit": 50, "hasMore": false, "nextCursor": null}}))
+        ], json!({"session": session_example(), "events": [event_example()], "pagination": {"limit": 50, "hasMore": false}}))
     } => Session, Event, Pagination
 
     /// `GET /sessions`
@@ -181,7 +183,7 @@ shapes! {
         object("A page of sessions, newest first.", vec![
             required("sessions", array(Session::reference())),
             required("pagination", Pagination::reference()),
-        ], json!({"sessions": [session_example()], "pagination": {"limit": 50, "hasMore": false, "nextCursor": null}}))
+        ], json!({"sessions": [session_example()], "pagination": {"limit": 50, "hasMore": false}}))
     } => Session, Pagination
 
     /// `GET /sessions/{sessionId}/events`
@@ -189,29 +191,8 @@ shapes! {
         object("A page of events.", vec![
             required("events", array(Event::reference())),
             required("pagination", Pagination::reference()),
-        ], json!({"events": [event_example()], "pagination": {"limit": 50, "hasMore": false, "nextCursor": null}}))
+        ], json!({"events": [event_example()], "pagination": {"limit": 50, "hasMore": false}}))
     } => Event, Pagination
-
-    /// What became of one event of a batch.
-    BatchOutcome {
-        object("What became of one event of the batch.", vec![
-            optional("eventId", described(id("turn-001"), "Left out where the event had none that could be read.")),
-            required("outcome", described(one_of(&["created", "replayed", "conflict", "rejected"]), "`created`: stored. `replayed`: was there already. `conflict`: its id is taken by another event. `rejected`: see `problem`.")),
-            optional("seq", seq()),
-            optional("timestamp", timestamp("2026-09-01T08:00:03.808Z")),
-            optional("problem", Problem::reference()),
-        ], json!({"eventId": "turn-001", "outcome": "created", "seq": 1_788_249_603_808_000_i64, "timestamp": "2026-09-01T08:00:03.808Z"}))
-    } => Problem
-
-    /// `POST /sessions/{sessionId}/events/batch`
-    BatchOutcomes {
-        object("One outcome an event, in the order of the batch.", vec![
-            required("outcomes", array(BatchOutcome::reference())),
-        ], json!({"outcomes": [
-            {"eventId": "turn-001", "outcome": "replayed", "seq": 1_788_249_603_808_000_i64, "timestamp": "2026-09-01T08:00:03.808Z"},
-            {"eventId": "turn-002", "outcome": "created", "seq": 1_788_249_607_061_000_i64, "timestamp": "2026-09-01T08:00:07.061Z"},
-        ]}))
-    } => BatchOutcome
 
     /// A failure, as RFC 9457 has it.
     Problem {
@@ -219,7 +200,7 @@ shapes! {
             required("type", described(MetaSchema::new_with_format("string", "uri"), "`urn:colloquy:problem:` and the code.")),
             required("title", MetaSchema::new("string")),
             required("status", described(integer("int32"), "The HTTP status.")),
-            required("code", described(MetaSchema::new("string"), "The word for a program to match.")),
+            required("code", described(words(Code::ALL.iter().map(|code| code.as_str())), "The word for a program to match. Later versions may add words.")),
             required("detail", described(MetaSchema::new("string"), "What to do about it, for a person.")),
             optional("errors", array(FieldError::reference())),
             required("requestId", described(MetaSchema::new("string"), "Names the request in the log.")),
@@ -376,6 +357,17 @@ pub fn id(example: &str) -> MetaSchema {
     }
 }
 
+pub fn user_id() -> MetaSchema {
+    MetaSchema {
+        min_length: Some(1),
+        ..described(
+            text(USER_ID_PATTERN, USER_ID_BYTES_MAX, "user-7"),
+            "Who the session belongs to, as the caller knows them: any text of 1 to 256 bytes of UTF-8 without control \
+             characters, kept and compared byte by byte.",
+        )
+    }
+}
+
 pub fn event_type() -> MetaSchema {
     let description = "`user_speech`, `bot_speech`, `system`, or a word of your own.";
     described(text(EVENT_TYPE_PATTERN, 64, "user_speech"), description)
@@ -427,10 +419,13 @@ fn metadata() -> MetaSchema {
     )
 }
 
-pub fn one_of(words: &[&str]) -> MetaSchema {
+pub fn one_of(words: &[&'static str]) -> MetaSchema {
+    self::words(words.iter().copied())
+}
+
+fn words(words: impl Iterator<Item = &'static str>) -> MetaSchema {
     MetaSchema {
-        enum_items: words.iter().map(|&word| word.into()).collect(),
-        example: words.last().map(|&word| word.into()),
+        enum_items: words.map(Value::from).collect(),
         ..MetaSchema::new("string")
     }
 }
@@ -447,7 +442,6 @@ pub fn limit() -> MetaSchema {
         minimum: Some(1.0),
         maximum: Some(f64::from(LIMIT_MAX)),
         default: Some(LIMIT_DEFAULT.into()),
-        example: Some(LIMIT_DEFAULT.into()),
         ..integer("int32")
     }
 }
@@ -462,7 +456,11 @@ pub fn cursor() -> MetaSchema {
 pub fn seq() -> MetaSchema {
     MetaSchema {
         description: Some(
-            "Given by the server when it accepted the event; increases within the session, with gaps.",
+            "Given by the server when it accepts the event: the time in microseconds, or the session's last number plus \
+             one where that is greater. Gaps are normal. Within one replica it is unique in the session, and greater \
+             than that of every event acknowledged before. While all replicas reach a shared cache, this holds across \
+             them, too. It is not the order of commits: of two appends at the same time, the one with the greater \
+             number may become readable first.",
         ),
         example: Some(1_788_249_603_808_000_i64.into()),
         ..integer("int64")
@@ -471,7 +469,6 @@ pub fn seq() -> MetaSchema {
 
 pub fn if_match() -> MetaSchema {
     MetaSchema {
-        example: Some("\"2\"".into()),
         pattern: Some(r#"^(\*|(W/)?"[!#-~]*"(, *(W/)?"[!#-~]*")*)$"#.to_owned()),
         ..MetaSchema::new("string")
     }

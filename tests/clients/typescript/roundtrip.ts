@@ -10,7 +10,7 @@ assert(url, "COLLOQUY_URL is not set");
 const colloquy = createClient<paths>({ baseUrl: url });
 
 const opened = await colloquy.POST("/v1/sessions", {
-  body: { userId: "typescript@example.com", language: "en", metadata: { channel: "voice" } },
+  body: { userId: "auth0|typescript/Zoë", language: "en", metadata: { channel: "voice" } },
 });
 assert.equal(opened.response.status, 201);
 assert(opened.data);
@@ -30,16 +30,54 @@ assert.equal(replayed.response.headers.get("Idempotency-Replayed"), "true");
 assert.deepEqual(replayed.data, appended.data);
 
 const answer = { eventId: "e-2", type: "bot_speech", payload: { text: "Yes." } };
+const clash = { ...question, type: "system" };
+const bad = { ...question, eventId: "e-9", type: "No type" };
 const batch = await colloquy.POST("/v1/sessions/{sessionId}/events/batch", {
   params: { path },
-  body: { events: [question, answer] },
+  body: { events: [question, answer, clash, bad] },
 });
-assert.deepEqual(batch.data?.outcomes.map(({ outcome }) => outcome), ["replayed", "created"]);
+assert(batch.data);
+// The compiler knows by `outcome` which fields there are.
+const told = batch.data.outcomes.map((one): string => {
+  switch (one.outcome) {
+    case "created":
+    case "replayed":
+      return `${one.outcome} ${one.eventId} ${one.seq > 0}`;
+    case "conflict":
+      return `${one.outcome} ${one.eventId} ${one.problem.code}`;
+    case "rejected":
+      // @ts-expect-error What was rejected has no place among the events.
+      assert.equal(one.seq, undefined);
+      return `${one.outcome} ${one.problem.code}`;
+  }
+});
+assert.deepEqual(told, [
+  "replayed e-1 true",
+  "created e-2 true",
+  "conflict e-1 event-id-reused",
+  "rejected validation-failed",
+]);
 
 const page = await colloquy.GET("/v1/sessions/{sessionId}/events", { params: { path, query: { limit: 10, order: "asc" } } });
 assert(page.data);
 assert.deepEqual(page.data.events.map((event) => event.eventId), ["e-1", "e-2"]);
 assert.equal(page.data.pagination.hasMore, false);
+assert.equal("nextCursor" in page.data.pagination, false);
+
+// A loop that pages until there is no cursor ends, also where there is no page.
+const pages: string[][] = [];
+for (const limit of [1, 0]) {
+  let cursor: string | undefined;
+  do {
+    const query = cursor === undefined ? { limit } : { limit, cursor };
+    const { data } = await colloquy.GET("/v1/sessions/{sessionId}", { params: { path, query } });
+    assert(data);
+    pages.push(data.events.map((event) => event.eventId));
+    cursor = data.pagination.nextCursor;
+    assert.equal(data.pagination.hasMore, cursor !== undefined);
+  } while (cursor !== undefined);
+}
+assert.deepEqual(pages, [["e-1"], ["e-2"], []]);
 
 const one = await colloquy.GET("/v1/sessions/{sessionId}/events/{eventId}", {
   params: { path: { sessionId, eventId: "e-1" } },
@@ -58,6 +96,8 @@ const late = await colloquy.POST("/v1/sessions/{sessionId}/events", { params: { 
 assert.equal(late.response.status, 409);
 assert(late.error);
 assert.equal(late.error.code, "session-ended");
+// @ts-expect-error There is no such code, and the compiler knows.
+assert(late.error.code !== "session-over");
 
 const erased = await colloquy.DELETE("/v1/sessions/{sessionId}", { params: { path } });
 assert.equal(erased.response.status, 204);
