@@ -1,13 +1,18 @@
 //! The command line. What the commands do is in [`colloquy::app`].
 
-use std::{error::Error, io::Write, path::PathBuf, process::ExitCode};
+use std::{
+    error::Error,
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand};
 use colloquy::{
     api, app,
     app::AppError,
     archive::{RunRequest, Trigger},
-    commands::{archive::Task, import::Source},
+    commands::{archive::Task, import::Source, output::tell, progress::counted},
     config::{Config, Sources},
     domain::{SessionId, Span},
     telemetry,
@@ -61,7 +66,11 @@ enum Command {
         address_file: Option<PathBuf>,
     },
     /// Prepare the database that the configuration names, and say what was done; safe to repeat
-    Init,
+    Init {
+        /// Drop the indexes that only earlier versions use; none of their processes may still run
+        #[arg(long)]
+        drop_superseded: bool,
+    },
     /// Say whether every backend can be reached and is set up right
     Check,
     /// Import conversations from JSON Lines, one a line; safe to repeat
@@ -75,8 +84,8 @@ enum Command {
         /// Only this session
         #[arg(long, value_name = "ID")]
         session: Option<String>,
-        /// The file to write [default: standard output]
-        #[arg(long, value_name = "FILE")]
+        /// The file to write, or - for standard output [default: -]
+        #[arg(long, value_name = "FILE|-")]
         output: Option<PathBuf>,
     },
     /// Archive ended sessions, and look after the archive
@@ -124,7 +133,7 @@ enum ArchiveCommand {
         #[arg(value_name = "SESSION")]
         session: String,
     },
-    /// Take the bytes of erased sessions out of the archive
+    /// Take the bytes of all erased sessions out of the archive, now
     Rewrite,
     /// Delete objects that nothing leads to
     Sweep {
@@ -215,12 +224,12 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let command = cli.command.unwrap_or(Command::Serve { address_file: None });
     if let Command::Openapi = command {
-        return print(&api::spec::document());
+        return print(&api::spec::document(), true);
     }
     let config = match Config::load(cli.settings.sources()) {
         Ok(config) => config,
         Err(errors) => {
-            eprintln!("colloquy: {errors}");
+            tell(format!("colloquy: {errors}"));
             return ExitCode::from(EXIT_USAGE);
         }
     };
@@ -231,7 +240,7 @@ fn main() -> ExitCode {
     let telemetry = match telemetry::init(config.log_format, &config.log_filter) {
         Ok(telemetry) => telemetry,
         Err(error) => {
-            eprintln!("colloquy: {error}");
+            tell(format!("colloquy: {error}"));
             return ExitCode::from(EXIT_USAGE);
         }
     };
@@ -244,14 +253,12 @@ fn run_to_end(command: Command, config: &Config) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("colloquy: can't start: {error}");
+            tell(format!("colloquy: can't start: {error}"));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(run(command, config)) {
         Ok(code) => code,
-        // Whoever read the output had enough of it, as `head` does.
-        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
             ExitCode::FAILURE
@@ -269,26 +276,28 @@ async fn run(command: Command, config: &Config) -> Result<ExitCode, AppError> {
                 Source::File(input)
             };
             let summary = app::import(config, source).await?;
-            print(&format!("{summary}\n"));
-            return Ok(exit_code(!summary.refused_any()));
+            return Ok(print(&format!("{summary}\n"), !summary.refused_any()));
         }
         Command::Export { session, output } => {
             let only = match session.as_deref().map(session_id).transpose() {
                 Ok(only) => only,
                 Err(wrong) => return Ok(usage(&wrong)),
             };
-            let exported = app::export(config, only, output).await?;
-            eprintln!("exported {exported}");
+            let exported = app::export(config, only, output.as_deref()).await?;
+            tell(format!("exported {exported}"));
+            if exported.failed > 0 {
+                let failed = counted(exported.failed, "session");
+                tell(format!("colloquy: the export lacks {failed}, each named above"));
+                return Ok(ExitCode::FAILURE);
+            }
         }
-        Command::Init => {
-            let standing = app::init(config).await?;
-            print(&format!("{standing}\n"));
-            return Ok(exit_code(standing.ready));
+        Command::Init { drop_superseded } => {
+            let standing = app::init(config, drop_superseded).await?;
+            return Ok(print(&format!("{standing}\n"), standing.ready));
         }
         Command::Check => {
             let overview = app::check(config).await;
-            print(&overview.to_string());
-            return Ok(exit_code(overview.is_ready()));
+            return Ok(print(&overview.to_string(), overview.is_ready()));
         }
         Command::Archive { command } => {
             let task = match command.task(config) {
@@ -296,12 +305,14 @@ async fn run(command: Command, config: &Config) -> Result<ExitCode, AppError> {
                 Err(wrong) => return Ok(usage(&wrong)),
             };
             let report = app::archive(config, task).await?;
-            print(&format!("{}\n", report.words));
-            return Ok(exit_code(report.good));
+            return Ok(print(&format!("{}\n", report.words), report.good));
         }
         Command::Compact => {
             let (before, after) = app::compact(config).await?;
-            print(&format!("compacted from {before} to {after} bytes\n"));
+            return Ok(print(
+                &format!("compacted from {before} to {after} bytes\n"),
+                true,
+            ));
         }
         Command::Health { .. } | Command::Openapi => {}
     }
@@ -314,10 +325,7 @@ fn health(config: &Config, ready: bool) -> ExitCode {
         .map_err(AppError::Server)
         .and_then(|runtime| runtime.block_on(app::health(config, ready)));
     match asked {
-        Ok(said) => {
-            print(&format!("{}\n", said.body));
-            exit_code(said.good)
-        }
+        Ok(said) => print(&format!("{}\n", said.body), said.good),
         Err(error) => {
             report(&error);
             ExitCode::FAILURE
@@ -326,39 +334,35 @@ fn health(config: &Config, ready: bool) -> ExitCode {
 }
 
 fn usage(wrong: &str) -> ExitCode {
-    eprintln!("colloquy: {wrong}");
+    tell(format!("colloquy: {wrong}"));
     ExitCode::from(EXIT_USAGE)
 }
 
-fn exit_code(good: bool) -> ExitCode {
-    if good {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
-}
-
-/// Prints to standard output; a reader that went away, as `head` does, is no error.
-fn print(text: &str) -> ExitCode {
-    let mut out = std::io::stdout().lock();
+/// Prints the outcome of a command on standard output. The command succeeded when it went well and all of that was written:
+/// a reader that went away, as `head` does, has not got it.
+fn print(text: &str, good: bool) -> ExitCode {
+    let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
-        _ => ExitCode::SUCCESS,
+        Ok(()) if good => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
+        Err(error) => {
+            tell(format!("colloquy: standard output can't be written: {error}"));
+            ExitCode::FAILURE
+        }
     }
 }
 
 fn report(error: &AppError) {
-    eprint!("colloquy: {error}");
+    let mut told = format!("colloquy: {error}");
     // The sources that the message does not tell already.
-    let mut told = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
         let words = cause.to_string();
         if !told.contains(&words) {
-            eprint!(": {words}");
+            told.push_str(": ");
             told.push_str(&words);
         }
         source = cause.source();
     }
-    eprintln!();
+    tell(told);
 }

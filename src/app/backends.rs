@@ -119,6 +119,8 @@ fn archive_options(config: &Config) -> ArchiveOptions {
         read_time_max: Duration::from_millis(config.archive_read_ms_max),
         page_payload_bytes_max: config.page_payload_bytes_max,
         footers_bytes_max: config.archive_footers_bytes_max,
+        rewrite_percent_min: config.archive_rewrite_percent_min,
+        rewrite_after: config.archive_rewrite_after.get(),
         tidy_again_after: config.archive_tidy_again_after.get(),
         sweep_grace: config.archive_sweep_grace.get(),
         runs_max: config.archive_runs_max,
@@ -172,15 +174,20 @@ fn redis_options(config: &Config) -> RedisOptions {
     }
 }
 
-/// `colloquy init`: makes what the store needs, where it is missing, and says what it did. Can be repeated.
+/// `colloquy init`: makes what the store needs, where it is missing, and says what it did. Can be repeated. With
+/// `drop_superseded` it also drops what only earlier versions use.
 ///
 /// # Errors
 /// The store can't be reached, or it refuses.
-pub async fn init(config: &Config) -> Result<Standing, AppError> {
+pub async fn init(config: &Config, drop_superseded: bool) -> Result<Standing, AppError> {
     match &config.store {
         StoreUrl::Sqlite(path) => Ok(look_into(path, config).await?),
         StoreUrl::Mongo(url) => {
-            let report = mongo::init(url, &mongo_options(config), config.mongo_chunks).await?;
+            let (options, chunks) = (mongo_options(config), config.mongo_chunks);
+            let report = match drop_superseded {
+                true => mongo::init_and_drop_superseded(url, &options, chunks).await?,
+                false => mongo::init(url, &options, chunks).await?,
+            };
             Ok(standing(&report))
         }
     }

@@ -1,4 +1,5 @@
-//! What a server does by itself, beside serving: the store's housekeeping, and archiving on schedule.
+//! What a server does by itself, beside serving: the store's housekeeping, the end of idle sessions, and archiving on
+//! schedule.
 
 use std::time::Duration;
 
@@ -17,6 +18,9 @@ use crate::{
     telemetry::metrics::metrics,
 };
 
+/// The shortest time between two sweeps of idle sessions.
+const IDLE_EVERY_MIN: Duration = Duration::from_millis(100);
+
 const UPKEEP: &str = "upkeep";
 const BACKLOG: &str = "looking at the backlog";
 
@@ -31,8 +35,16 @@ pub(super) fn begin(service: &Service, config: &Config) -> Chores {
         tokio::spawn(housekeeping(service.clone(), every)),
         tokio::spawn(looking_at_backends(service.clone(), look_every)),
     ];
+    if let Some(timeout) = config.session_idle_timeout.get() {
+        // Sessions live at most a quarter longer than they may.
+        let every = every.min(timeout / 4).max(IDLE_EVERY_MIN);
+        chores.push(tokio::spawn(ending_idle(service.clone(), timeout, every)));
+    }
     if let (Some(every), Ok(_)) = (config.archive_every.get(), service.archive()) {
-        let round = round(config, Trigger::Schedule);
+        let round = Round {
+            idle_timeout: None,
+            ..round(config, Trigger::Schedule)
+        };
         chores.push(tokio::spawn(archiving(service.clone(), round, every)));
     }
     Chores(chores)
@@ -82,6 +94,19 @@ async fn housekeeping(service: Service, every: Duration) {
         }
         if let Err(error) = service.look_at_backlog().await {
             failed(BACKLOG, &error);
+        }
+    }
+}
+
+/// Ends sessions that nobody ended, with or without an archive.
+async fn ending_idle(service: Service, timeout: Duration, every: Duration) {
+    let mut rounds = rounds(&[upkeep::IDLE], every);
+    loop {
+        rounds.tick().await;
+        match service.end_idle(timeout).await {
+            Ok(0) => {}
+            Ok(ended) => tracing::info!("{}: {ended} ended", upkeep::IDLE),
+            Err(error) => failed(upkeep::IDLE, &error),
         }
     }
 }

@@ -1,12 +1,20 @@
 //! What `/metrics` shows of the parts of a server that count for themselves, or are asked when somebody looks.
 
 use crate::{
+    api::answers::Answers,
     service::{Health, Service},
     telemetry::metrics::{Observed, label, observe_counter, observe_gauge},
 };
 
 /// Shows how this service is, from now on.
-pub(super) fn begin(service: &Service) {
+pub(super) fn begin(service: &Service, answers: &Answers) {
+    let answers = answers.clone();
+    observe_gauge(
+        "colloquy.answers.bytes",
+        "",
+        "Bytes of answers that their callers have not taken yet.",
+        move || one(Some(answers.bytes() as f64)),
+    );
     backends(service);
     cache(service);
     appends(service);
@@ -127,5 +135,17 @@ fn archive(service: &Service) {
         "",
         "Erased sessions whose bytes are not out of the archive yet.",
         move || one(pending.seen().erasures_pending.map(|pending| pending as f64)),
+    );
+    let overdue = service.clone();
+    observe_gauge(
+        "colloquy.archive.erasure_overdue",
+        "s",
+        "For how long the bytes of the first erased session should have been out of the archive; 0 where there is time.",
+        move || {
+            one(overdue
+                .seen()
+                .erasure_overdue
+                .map(|overdue| overdue.as_secs_f64()))
+        },
     );
 }

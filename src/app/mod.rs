@@ -2,8 +2,8 @@
 //! concrete ones.
 
 use std::{
-    io::{self, IsTerminal},
-    path::{Path, PathBuf},
+    io::{self, IsTerminal, Write},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -16,17 +16,20 @@ use tokio::{
 use crate::{
     api::{
         self,
+        answers::Answers,
         body::BodyLimits,
-        connection::StallLimits,
         draining::Draining,
         server::{BoundServer, ServerLimits},
         shedding::InFlight,
+        stall::StallLimits,
+        unread::{UNREAD_BYTES_MAX, UnreadLimits},
     },
     commands::{
         archive::{self, Report, Task},
         export::{self, ExportError, Exported},
         health::{self, Said, reachable},
         import::{self, ImportError, ImportLimits, Input, Source, Summary},
+        output::{Output, Replacement, tell},
     },
     config::Config,
     domain::{Error, SessionId, Tenant},
@@ -59,17 +62,12 @@ pub enum AppError {
     Write(String, #[source] io::Error),
     #[error("the server failed: {0}")]
     Server(#[source] io::Error),
+    #[error("stopped before the end; {0} is as it was")]
+    Stopped(String),
     #[error(transparent)]
     Import(#[from] ImportError),
     #[error(transparent)]
     Export(#[from] ExportError),
-}
-
-impl AppError {
-    /// Whether the reader of standard output went away.
-    pub fn is_broken_pipe(&self) -> bool {
-        matches!(self, Self::Export(ExportError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe)
-    }
 }
 
 /// `colloquy serve`: serves until SIGTERM or Ctrl-C, then drains, finishes what is in flight and closes the store.
@@ -111,27 +109,33 @@ async fn serve_on(
     let in_flight = InFlight {
         reads_max: config.reads_in_flight_max,
         writes_max: config.writes_in_flight_max,
-        body_wait_max: body.wait_max,
     };
     let limits = ServerLimits {
         connections_max: config.connections_max,
         stall: StallLimits {
             idle: Duration::from_millis(config.idle_connection_ms),
+            head: Duration::from_millis(config.head_wait_ms_max),
             stalled: Duration::from_millis(config.stalled_connection_ms),
+        },
+        unread: UnreadLimits {
+            bytes_max: UNREAD_BYTES_MAX,
+            wait_max: body.wait_max,
         },
         shutdown_drain: Duration::from_millis(config.shutdown_drain_ms),
         shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
     };
     let url = format!("http://{}", reachable(server.address()));
     let draining = Draining::default();
+    let answers = Answers::new(config.answers_bytes_max);
     let endpoint = api::endpoint(
         service,
         body,
         Duration::from_millis(config.slow_request_ms),
         in_flight,
+        answers.clone(),
         draining.clone(),
     );
-    gauges::begin(service);
+    gauges::begin(service, &answers);
     if let Some(path) = address_file {
         write_whole(path, &url).map_err(|error| AppError::Write(path.display().to_string(), error))?;
     }
@@ -139,23 +143,16 @@ async fn serve_on(
     tracing::info!(store = %config.store, cache = %config.cache(), %archive, "Colloquy {} serves {url}", env!("CARGO_PKG_VERSION"));
     tracing::info!("try it in a browser: {url}/docs");
     let chores = chores::begin(service, config);
-    let cut_off = server.serve(endpoint, limits, draining, stop).await;
+    let cut_off = server.serve(endpoint, limits, draining, answers, stop).await;
     chores.end();
     Ok(cut_off)
 }
 
 /// Writes the file so that whoever waits for it never sees half of it.
 fn write_whole(path: &Path, text: &str) -> io::Result<()> {
-    let partial = partial(path);
-    std::fs::write(&partial, text)?;
-    std::fs::rename(partial, path)
-}
-
-/// Where a file is written before it is whole.
-fn partial(path: &Path) -> PathBuf {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    partial.into()
+    let mut file = Replacement::begin(path)?;
+    file.write_all(text.as_bytes())?;
+    file.finish()
 }
 
 /// Resolves at the first SIGTERM or Ctrl-C; a second one ends the process at once, for a person in a hurry.
@@ -233,52 +230,54 @@ pub async fn archive(config: &Config, task: Task) -> Result<Report, AppError> {
 
 /// `colloquy export`, to a file or to standard output.
 ///
+/// A file takes its name when it is whole, so that a failed export leaves an earlier one as it was. One that lacks sessions
+/// never replaces another.
+///
 /// # Errors
-/// As [`export::export`].
+/// As [`export::export`]; or the output can't be opened, or kept.
 pub async fn export(
     config: &Config,
     only: Option<SessionId>,
-    output: Option<PathBuf>,
+    output: Option<&Path>,
 ) -> Result<Exported, AppError> {
     backends::must_exist(config)?;
+    let name = output.map_or_else(|| "standard output".to_owned(), |path| path.display().to_string());
+    let failed = |error| AppError::Write(name.clone(), error);
+    // Before the store, which would be opened for nothing.
+    let mut output = Output::open(output).map_err(failed)?;
     let service = open(config).await?;
-    let exported = match output {
-        Some(path) => export_to_file(&service, only, &path).await,
-        None => {
-            // A bar and the conversations would tear each other up on one terminal.
-            let show = !io::stdout().is_terminal();
-            let exported = export::export(&service, &Tenant::default(), only, &mut io::stdout(), show).await;
-            exported.map_err(AppError::from)
-        }
-    };
+    let exported = export_to(&service, only, &mut output, &name).await;
     service.close().await;
-    exported
+    let exported = exported?;
+    match output {
+        Output::File(file) if exported.failed == 0 => file.finish().map_err(failed)?,
+        Output::File(file) => {
+            let kept = file.finish_incomplete().map_err(failed)?;
+            tell(format!("what could be exported is in {}", kept.display()));
+        }
+        Output::Stdout(_) | Output::Stream(_) => {}
+    }
+    Ok(exported)
 }
 
-/// Exports to a file that takes its name when it is whole: a failed export leaves an earlier one as it was.
-async fn export_to_file(
+async fn export_to(
     service: &Service,
     only: Option<SessionId>,
-    path: &Path,
+    output: &mut Output,
+    name: &str,
 ) -> Result<Exported, AppError> {
-    let failed = |error| AppError::Write(path.display().to_string(), error);
-    // A pipe or a device can only be written to, not replaced.
-    let replace = path.is_file() || !path.exists();
-    let target = if replace { partial(path) } else { path.to_owned() };
-    let mut file = std::fs::File::create(&target).map_err(failed)?;
-    let exported = export::export(service, &Tenant::default(), only, &mut file, true).await;
-    if !replace {
-        return Ok(exported?);
+    // A bar and the conversations would tear each other up on one terminal.
+    let show = !matches!(output, Output::Stdout(out) if out.is_terminal());
+    let is_file = matches!(output, Output::File(_));
+    let tenant = Tenant::default();
+    let exporting = export::export(service, &tenant, only, output, show);
+    if !is_file {
+        // A signal ends the process at once, also while a reader lets it wait.
+        return Ok(exporting.await?);
     }
-    match exported {
-        Ok(exported) => {
-            let kept = file.sync_all().and_then(|()| std::fs::rename(&target, path));
-            kept.map(|()| exported).map_err(failed)
-        }
-        Err(error) => {
-            // Why the export failed is more to the point than what became of its remains.
-            let _ = std::fs::remove_file(&target);
-            Err(error.into())
-        }
+    tokio::select! {
+        exported = exporting => Ok(exported?),
+        // What was written of it is removed.
+        () = stop_signal().map_err(AppError::Server)? => Err(AppError::Stopped(name.to_owned())),
     }
 }

@@ -40,9 +40,14 @@ pub struct Report {
 
 impl Report {
     fn good(words: impl ToString) -> Self {
+        Self::unless(false, words)
+    }
+
+    /// All is well unless something is wrong.
+    fn unless(is_wrong: bool, words: impl ToString) -> Self {
         Self {
             words: words.to_string(),
-            good: true,
+            good: !is_wrong,
         }
     }
 }
@@ -64,9 +69,18 @@ pub async fn perform(service: &Service, task: Task) -> Result<Report> {
                 session.id
             ))
         }
-        Task::Rewrite => Report::good(archive.rewrite().await?),
-        Task::Sweep { grace } => Report::good(archive.sweep(grace).await?),
-        Task::Expire { retention } => Report::good(archive.expire(retention.get()).await?),
+        Task::Rewrite => {
+            let done = archive.rewrite().await?;
+            Report::unless(!done.faults.is_empty(), done)
+        }
+        Task::Sweep { grace } => {
+            let swept = archive.sweep(grace).await?;
+            Report::unless(!swept.is_good(), swept)
+        }
+        Task::Expire { retention } => {
+            let done = archive.expire(retention.get()).await?;
+            Report::unless(!done.faults.is_empty(), done)
+        }
         Task::Rebuild => rebuild(archive).await?,
         Task::Upkeep(round) => upkeep(service, round).await?,
     })
@@ -189,13 +203,12 @@ async fn list(archive: &Archive, limit: usize) -> Result<String> {
     if words.is_empty() {
         words += "no run was ever made\n";
     }
-    let pending = archive.pending_erasures().await?;
+    let pending = archive.pending_erasures().await?.sessions;
     let _ = write!(
         words,
-        "erased sessions whose bytes are still in the archive: {}",
-        pending.sessions
+        "erased sessions whose bytes are still in the archive: {pending}"
     );
-    if pending.sessions > 0 {
+    if pending > 0 {
         words += " (colloquy archive rewrite takes them out)";
     }
     Ok(words)

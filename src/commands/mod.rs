@@ -6,6 +6,7 @@
 //! - [`export`]: the way back.
 //! - [`upkeep`]: a round of what keeps the archive in order, which servers do on schedule.
 //! - [`health`]: how a running server is.
+//! - [`output`]: where a command writes, and what becomes of a file that is not whole.
 //! - [`progress`]: how imports and exports say how far they are.
 
 pub mod archive;
@@ -13,5 +14,6 @@ pub mod check;
 pub mod export;
 pub mod health;
 pub mod import;
+pub mod output;
 pub mod progress;
 pub mod upkeep;

@@ -8,6 +8,8 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::output::tell;
+
 /// How often a plain line is written where there is no terminal.
 const PLAIN_LINE_EVERY: Duration = Duration::from_secs(5);
 
@@ -72,7 +74,7 @@ impl Progress {
                 let Ok(mut last) = last.lock() else { return };
                 if last.elapsed() >= PLAIN_LINE_EVERY {
                     *last = Instant::now();
-                    eprintln!("{}{}", self.percent(), message());
+                    tell(format!("{}{}", self.percent(), message()));
                 }
             }
         }
@@ -87,7 +89,7 @@ impl Progress {
 
     /// Writes a line on standard error without tearing the bar.
     pub fn say(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| tell(line));
     }
 
     pub fn finish(&self) {

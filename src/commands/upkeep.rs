@@ -1,21 +1,21 @@
-//! A round of what keeps the archive in order: ends idle sessions, archives what is due, takes erased bytes out, deletes
+//! A round of what keeps the archive in order: ends idle sessions where that is asked for, archives what is due, takes erased bytes out, deletes
 //! days past their retention and what nothing leads to. A server does it on schedule, `colloquy archive upkeep` once.
 //!
 //! Any number of processes may do it at once: the store says who does what.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::progress::counted;
 use crate::{
-    archive::{Progress, RunRecord, RunRequest, RunStatus, Trigger},
-    domain::{Error, Kind, Result, Tenant},
+    archive::{Faults, Progress, RunRecord, RunRequest, RunStatus, Trigger},
+    domain::{Error, Kind, Result},
     service::Service,
 };
 
 /// What a round consists of, in its order.
 pub const CHORES: [&str; 5] = [IDLE, ARCHIVING, REWRITING, RETENTION, SWEEPING];
 
-const IDLE: &str = "ending idle sessions";
+pub const IDLE: &str = "ending idle sessions";
 pub const ARCHIVING: &str = "archiving";
 const REWRITING: &str = "rewriting segments";
 const RETENTION: &str = "retention";
@@ -26,7 +26,7 @@ const SWEEPING: &str = "sweeping the archive";
 pub struct Round {
     /// `None`: archived days are kept for ever.
     pub retention: Option<Duration>,
-    /// `None`: sessions that nobody ends are never ended.
+    /// `None`: a round ends no sessions. A server that does rounds on schedule ends them beside those.
     pub idle_timeout: Option<Duration>,
     pub sweep_grace: Duration,
     pub trigger: Trigger,
@@ -63,7 +63,7 @@ impl Round {
         let Some(timeout) = self.idle_timeout else {
             return Ok(None);
         };
-        let ended = service.end_idle(&Tenant::default(), timeout).await?;
+        let ended = service.end_idle(timeout).await?;
         Ok((ended > 0).then(|| format!("{ended} ended")))
     }
 
@@ -82,18 +82,32 @@ impl Round {
             return Ok(None);
         };
         let done = service.archive()?.expire(retention).await?;
-        Ok((done.segments > 0).then(|| done.to_string()))
+        of_segments(done.segments > 0, &done.faults, &done)
     }
 
     async fn sweep(&self, service: &Service) -> Done {
         let done = service.archive()?.sweep(self.sweep_grace).await?;
-        Ok((done.segments + done.uploads + done.unknown > 0).then(|| done.to_string()))
+        match done.is_good() {
+            true => Ok(done.is_noteworthy().then(|| done.to_string())),
+            false => Err(failed(done.to_string())),
+        }
     }
 }
 
 async fn rewrite(service: &Service) -> Done {
-    let done = service.archive()?.rewrite().await?;
-    Ok((done.segments + done.pending > 0).then(|| done.to_string()))
+    let done = service.archive()?.rewrite_due().await?;
+    of_segments(done.segments > 0, &done.faults, &done)
+}
+
+/// Each segment that is damaged is told by itself; what was done with the others is not undone by it.
+fn of_segments(is_any: bool, faults: &Faults, done: &impl fmt::Display) -> Done {
+    for fault in faults.told() {
+        tracing::error!(segment = %fault.segment, "a segment of the archive can't be worked on: {}", fault.what);
+    }
+    match faults.is_empty() {
+        true => Ok(is_any.then(|| done.to_string())),
+        false => Err(failed(done.to_string())),
+    }
 }
 
 /// A run keeps its record whatever came of it, so that one may be of a failure.

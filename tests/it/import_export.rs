@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     path::Path,
     process::{Child, Command, Output, Stdio},
 };
@@ -77,7 +77,7 @@ pub fn export(folder: &Path) -> String {
 
 /// Says where two files differ rather than showing both.
 #[track_caller]
-fn assert_same(left: &str, right: &str) {
+pub fn assert_same(left: &str, right: &str) {
     let differing = left
         .lines()
         .zip(right.lines())
@@ -297,35 +297,9 @@ fn an_export_to_a_file_replaces_it_only_when_it_succeeds() {
     assert!(text(&nowhere.stderr).contains("can't write /no/such/folder/file"));
 }
 
-#[test]
-fn a_reader_that_has_seen_enough_ends_the_export_quietly() {
-    let mut random = Random::seeded();
-    let lines = conversations::mixed(&mut random, 60);
-    let store = folder();
-    run_with_input(
-        store.path(),
-        &["import", "-"],
-        conversations::file(&lines).as_bytes(),
-    );
-    let mut child = command(store.path(), &["export"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("colloquy starts");
-    let mut head = BufReader::new(child.stdout.take().expect("a pipe"));
-    let mut first = String::new();
-    head.read_line(&mut first).expect("a line");
-    drop(head);
-    let output = child.wait_with_output().expect("an end");
-    assert_same(first.trim_end(), &lines[0].text);
-    assert_eq!(text(&output.stderr), "");
-    // The store was closed properly: the next command finds no log to recover.
-    assert!(!store.path().join("data/colloquy.db-wal").exists());
-}
-
 /// Imports what `write` sends into the store that these flags name, and gives the most memory that took, in KiB, and
 /// the counts.
-fn import_memory(
+pub fn import_memory(
     backends: &[String],
     write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> (u64, [[usize; 3]; 2]) {

@@ -12,7 +12,7 @@ use crate::{
 
 /// Imports this; gives what was told, line by line, but for how far it was, and the counts. It must exit with 1 if
 /// anything was refused.
-fn import(store: &std::path::Path, input: &[u8], flags: &[&str]) -> (Vec<String>, [[usize; 3]; 2]) {
+pub fn import(store: &std::path::Path, input: &[u8], flags: &[&str]) -> (Vec<String>, [[usize; 3]; 2]) {
     let arguments = [&["import", "-"], flags].concat();
     let output = run_with_input(store, &arguments, input);
     // How far it is stands alone on a line that begins with a number.
@@ -27,7 +27,7 @@ fn import(store: &std::path::Path, input: &[u8], flags: &[&str]) -> (Vec<String>
 }
 
 /// A line with events of these ids, and a payload that says `said`.
-fn line(session: &str, events: &[&str], said: &str, ended: bool) -> String {
+pub fn line(session: &str, events: &[&str], said: &str, ended: bool) -> String {
     let events: Vec<_> = events
         .iter()
         .map(|id| {
@@ -44,7 +44,7 @@ fn line(session: &str, events: &[&str], said: &str, ended: bool) -> String {
 
 #[test]
 fn every_faulty_line_is_told_by_its_number_and_the_others_go_in() {
-    let faults: [(&[u8], &str); 18] = [
+    let faults: [(&[u8], &str); 22] = [
         (b"{\"session\":", "not valid JSON"),
         (b"Hello?", "not valid JSON"),
         (b"null", "must be a JSON object"),
@@ -63,6 +63,10 @@ fn every_faulty_line_is_told_by_its_number_and_the_others_go_in() {
         (b"{\"session\":{\"sessionId\":\"x\"},\"events\":[{\"eventId\":\"e\",\"type\":\"t\",\"payload\":{\"a\":1,\"a\":2}}]}", "events[0].payload"),
         (b"{\"session\":{\"sessionId\":\"\xff\"},\"events\":[]}", "not UTF-8"),
         (b"{\"session\":{\"sessionId\":\"x\"},\"events\":[]} {}", "not valid JSON"),
+        (b"{\"session\":{\"sessionId\":\"x\"},\"events\":[{\"eventId\":\"e\",\"type\":\"t\",\"payload\":{\"a\":\"\\ud83d\"}}]}", "events[0].payload has half of a surrogate pair"),
+        (b"{\"session\":{\"sessionId\":\"x\",\"startedAt\":\"2026-11-01512:00:00Z\"},\"events\":[]}", "session.startedAt must be an RFC 3339"),
+        (b"{\"session\":{\"sessionId\":\"x\"},\"events\":[],\"part\":0}", "part must be a whole number from 1"),
+        (b"\xef\xbb\xbf{\"session\":{\"sessionId\":\"x\"},\"events\":[]}", "byte-order mark"),
     ];
     let mut input = Vec::new();
     for (at, (fault, _)) in faults.iter().enumerate() {
@@ -102,6 +106,55 @@ fn blank_lines_other_line_ends_and_a_missing_last_one_are_no_faults() {
 }
 
 #[test]
+fn a_byte_order_mark_at_the_beginning_is_passed_over_and_utf_16_is_named() {
+    let store = folder();
+    for (at, (before, behind)) in [("\u{feff}", ""), ("\u{feff}\r\n", ""), ("\u{feff}", "\n\u{feff}")]
+        .into_iter()
+        .enumerate()
+    {
+        let good = line(&format!("s-{at}"), &["1"], "x", false);
+        let (told, counts) = import(store.path(), format!("{before}{good}{behind}").as_bytes(), &[]);
+        assert_eq!(counts[0], [1, 0, usize::from(!behind.is_empty())]);
+        assert_eq!(told.len(), usize::from(!behind.is_empty()), "{told:?}");
+    }
+    for mark in [[0xff, 0xfe], [0xfe, 0xff]] {
+        let mut input = mark.to_vec();
+        let line = line("utf-16", &["1"], "x", false);
+        input.extend(line.encode_utf16().flat_map(|unit| match mark[0] {
+            0xff => unit.to_le_bytes(),
+            _ => unit.to_be_bytes(),
+        }));
+        let output = run_with_input(store.path(), &["import", "-"], &input);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(
+            text(&output.stderr),
+            "colloquy: standard input can't be read: it is UTF-16, and must be UTF-8\n"
+        );
+    }
+}
+
+#[test]
+fn a_line_of_exactly_the_limit_goes_in_whatever_its_end() {
+    let store = folder();
+    for (at, (before, end)) in [("", "\n"), ("", "\r\n"), ("", ""), ("\u{feff}", "\r\n")]
+        .into_iter()
+        .enumerate()
+    {
+        let short = line(&format!("s-{at}"), &["1"], "", false).trim_end().len();
+        for (length, refused) in [(1024, 0), (1025, 1)] {
+            let line = line(&format!("s-{at}"), &["1"], &"x".repeat(length - short), false);
+            let input = format!("{before}{}{end}", line.trim_end());
+            let (told, counts) = import(
+                store.path(),
+                input.as_bytes(),
+                &["--set=import_line_bytes_max=1024"],
+            );
+            assert_eq!(counts[0][2], refused, "{told:?}");
+        }
+    }
+}
+
+#[test]
 fn a_line_over_its_limit_is_passed_over() {
     let long = line("long", &["1"], &"x".repeat(2_000), false);
     let short = line("short", &["1"], "x", false);
@@ -115,8 +168,8 @@ fn a_line_over_its_limit_is_passed_over() {
     assert_eq!(
         told,
         [
-            "line 2: is longer than 1024 bytes",
-            "line 4: is longer than 1024 bytes"
+            "line 2: is longer than the 1024 bytes of import_line_bytes_max",
+            "line 4: is longer than the 1024 bytes of import_line_bytes_max"
         ]
     );
     assert_eq!(counts, [[1, 1, 2], [1, 1, 0]]);
