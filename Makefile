@@ -26,8 +26,7 @@ fmt: ## format the code
 .PHONY: spec
 spec: ## write openapi/openapi.json as the code has it
 	@mkdir -p openapi
-	cargo run --quiet --locked -- openapi > openapi/openapi.json.new
-	mv openapi/openapi.json.new openapi/openapi.json
+	@new=openapi/openapi.json.$$$$; cargo run --quiet --locked -- openapi > $$new && mv $$new openapi/openapi.json || { rm -f $$new; exit 1; }
 
 .PHONY: dev
 dev: engines packages ## what docker-compose.yml deploys, on this machine without containers
@@ -39,8 +38,8 @@ bench: engines ## Colloquy beside its engines: throughput, limits, latency, over
 	cargo bench --locked --bench load -- $(BENCH_ARGS)
 
 .PHONY: bench-archive
-bench-archive: ## what archiving costs and saves, on the embedded default; bench/archive.rs says how on other backends
-	cargo bench --locked --bench archive
+bench-archive: ## what archiving and upkeep cost, on the embedded default; bench/archive.rs says how on other backends, and more
+	cargo bench --locked --bench archive -- $(BENCH_ARGS)
 
 .PHONY: bench-telemetry
 bench-telemetry: ## what telemetry costs, in processor time a request
@@ -86,7 +85,7 @@ test: tools packages engines ## all tests: Rust, schemathesis, generated clients
 # Tests that would be the same once more: they start no server, choose its store themselves, or send what is refused
 # before a store is asked. `COLLOQUY_TEST_STORE=mongodb cargo test` runs all of them.
 same_on_any_store := archive_faults:: archive::outage objects:: objects_faults:: config:: cache:: cache_model:: \
-  engines:: failures:: group_commit:: health:: house:: rolling:: init_and_check:: mongo:: startup:: store_mongo:: store_sqlite:: bad_bodies:: bad_json:: bad_requests:: connections:: costs::
+  abandoned:: behind_nginx:: refusals_unread:: slow_takers:: engines:: failures:: group_commit:: health:: house:: rolling:: init_and_check:: mongo:: startup:: store_mongo:: store_sqlite:: bad_bodies:: bad_json:: bad_requests:: connections:: costs::
 
 .PHONY: test-mongodb
 test-mongodb: engines ## the tests of the API once more, on MongoDB with Redis

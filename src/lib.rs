@@ -10,6 +10,7 @@
 //! - [`service`]: the use cases, and group commit.
 //! - [`api`]: the use cases over HTTP.
 //! - [`commands`]: import, export, init and check.
+//! - [`in_flight`]: the permits of requests in flight, which the work done for them holds.
 //! - [`config`], [`telemetry`]: what the process is told, and what it tells.
 //! - [`app`]: the composition root.
 
@@ -20,6 +21,7 @@ pub mod cache;
 pub mod commands;
 pub mod config;
 pub mod domain;
+pub mod in_flight;
 pub mod service;
 pub mod store;
 pub mod telemetry;

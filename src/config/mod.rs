@@ -74,11 +74,13 @@ config! {
     shutdown_grace_ms: u64 = number(0..=600_000);
     idle_connection_ms: u64 = number(1_000..=3_600_000);
     stalled_connection_ms: u64 = number(1_000..=3_600_000);
+    head_wait_ms_max: u64 = number(100..=600_000);
     connections_max: usize = number(1..=1_000_000);
     body_bytes_max: usize = number(512 * KIB..=64 * MIB);
     body_wait_ms_max: u64 = number(100..=600_000);
     bodies_bytes_max: usize = number(MIB..=64 * 1024 * MIB);
     page_payload_bytes_max: usize = number(256 * KIB..=64 * MIB);
+    answers_bytes_max: usize = number(MIB..=64 * 1024 * MIB);
     reads_in_flight_max: usize = number(1..=1_000_000);
     writes_in_flight_max: usize = number(1..=1_000_000);
     request_wait_ms_max: u64 = number(0..=60_000);
@@ -128,6 +130,8 @@ config! {
     archive_sessions_in_flight: usize = number(1..=256);
     archive_sessions_per_s_max: u32 = number(0..=1_000_000);
     archive_deletes_per_s_max: u32 = number(0..=10_000_000);
+    archive_rewrite_percent_min: u32 = number(0..=100);
+    archive_rewrite_after: Span = text;
     archive_tidy_again_after: Span = text;
     archive_sweep_grace: Span = text;
     archive_runs_max: usize = number(1..=64);

@@ -260,19 +260,37 @@ async fn a_query_parameter_is_held_to_its_rule() {
         "2026-02-30T00:00:00Z",
         "1767225600",
         "0000-01-01T00:00:00%2B01:00",
+        "2026-11-01512:00:00Z",
+        "2026-11-01%0012:00:00Z",
+        "2026-11-01%2012:00:00Z",
+        "2026-11-01+12:00:00Z",
+        "2026-11-01_12:00:00Z",
+        "2026-11-01T12:00:00%2B24:00",
+        "2026-11-01T12:00:00%2B00:60",
         // A plus sign that is not encoded is a space.
         "2026-01-01T00:00:00+01:00",
     ];
     let orders = ["", "ASC", "up", "asc,desc", "1"];
     let types = ["", "A", "user speech", "1x", "%00", "a,b"];
-    let ids = ["", ".", "a/b", "a b", "%00", "%ff", "a,b"];
+    let long = "%C3%A9".repeat(129);
+    let users = [
+        "",
+        "%00",
+        "a%0A",
+        "%7F",
+        "%C2%85",
+        "%ff",
+        "a%C3",
+        "%ED%A0%BD",
+        &long,
+    ];
     let statuses = ["", "Active", "open", "active,failed"];
     let seqs = ["", "x", "1.5", "9223372036854775808", "-9223372036854775809"];
-    let session: &[(&str, &[&str])] = &[("limit", &limits), ("order", &orders), ("minSeq", &seqs)];
+    let session: &[(&str, &[&str])] = &[("limit", &limits[1..]), ("order", &orders), ("minSeq", &seqs)];
     let sessions: &[(&str, &[&str])] = &[
         ("limit", &limits),
         ("status", &statuses),
-        ("userId", &ids),
+        ("userId", &users),
         ("startedAfter", &times),
         ("startedBefore", &times),
     ];

@@ -9,6 +9,9 @@ use crate::random::Random;
 const DAY_MS: i64 = 86_400_000;
 const BEGIN_MS: i64 = 1_788_220_800_000;
 
+/// What user ids begin with.
+const USERS: [&str; 4] = ["user@example.com:", "auth0|", "patients/\"1\"\\", "Zoë 日本 "];
+
 /// What people say, and what breaks those who handle it carelessly.
 const TEXTS: [&str; 12] = [
     "Hello, how can I help you?",
@@ -92,7 +95,7 @@ pub fn line(random: &mut Random, id: &str, shape: Shape) -> Line {
     if random.chance(50) {
         session.insert(
             "userId".to_owned(),
-            json!(format!("user-{}@example.com", random.below(20))),
+            json!(format!("{}{}", random.pick(&USERS), random.below(20))),
         );
     }
     let metadata = match random.chance(50) {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use colloquy::{
-    api::{self, body::BodyLimits, draining::Draining, shedding::InFlight},
+    api::{self, answers::Answers, body::BodyLimits, draining::Draining, shedding::InFlight},
     app,
     config::{Config, Sources},
 };
@@ -93,11 +93,17 @@ async fn api(places: usize) -> Api<impl Endpoint<Output = Response>> {
     let in_flight = InFlight {
         reads_max: places,
         writes_max: 100,
-        body_wait_max: body.wait_max,
     };
     let slow = Duration::from_secs(60);
     Api {
-        endpoint: api::endpoint(&service, body, slow, in_flight, Draining::default()),
+        endpoint: api::endpoint(
+            &service,
+            body,
+            slow,
+            in_flight,
+            Answers::new(256 << 20),
+            Draining::default(),
+        ),
         _folder: folder,
     }
 }
@@ -186,7 +192,7 @@ async fn hot_requests_allocate_no_more_than_they_did() {
     .await;
     api.holds(
         "a read from the store",
-        limit(27, 40_600),
+        limit(29, 40_600),
         StatusCode::OK,
         |nth| {
             // Each of another shape, so that none is kept.

@@ -172,6 +172,198 @@ async fn one_event_too_large_is_rejected_and_its_neighbours_are_kept() {
     assert_eq!(texts(&events(&server, "s").await, "eventId"), ["a", "b"]);
 }
 
+/// Sends a batch whose items are these texts; gives the outcomes.
+async fn append_texts(server: &Server, items: &[String]) -> Vec<Value> {
+    let body = format!(r#"{{"events":[{}]}}"#, items.join(","));
+    let request = server
+        .client
+        .post(server.url(&batch_path("s")))
+        .header("content-type", "application/json");
+    let answer = expect(request.body(body), 200).await;
+    answer["outcomes"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn whatever_is_json_and_cannot_be_kept_is_the_fault_of_its_item_alone() {
+    let server = server().await;
+    let good = |at: usize| event(&format!("e{at}")).to_string();
+    let of_payload = |value: &str| format!(r#"{{"eventId":"ID","type":"x","payload":{{"a":{value}}}}}"#);
+    let arrays = format!("{}{}", "[".repeat(50_000), "]".repeat(50_000));
+    let objects = format!("{}1{}", r#"{"a":"#.repeat(50_000), "}".repeat(50_000));
+    let mut bad: Vec<(String, bool, &str)> = [
+        r#""\ud83d""#,
+        r#""\udc00""#,
+        r#""a\ud83d\ud83db""#,
+        r#"{"\ud83d":1}"#,
+        "9223372036854775808",
+        "1e400",
+        r#"{"b":1,"b":2}"#,
+        r#"{"b\u0000":1}"#,
+        &arrays,
+        &objects,
+        &"9".repeat(50_000),
+    ]
+    .into_iter()
+    .map(|value| (of_payload(value), true, "payload"))
+    .collect();
+    for (item, named, field) in [
+        (r#"{"eventId":"ID","type":"\ud83d","payload":{}}"#, true, "type"),
+        (
+            r#"{"eventId":"ID","type":"x","payload":{},"timestamp":"\ud83d"}"#,
+            true,
+            "timestamp",
+        ),
+        (
+            r#"{"eventId":"ID","type":"x","payload":{},"timestamp":"2026-11-01512:00:00Z"}"#,
+            true,
+            "timestamp",
+        ),
+        (
+            r#"{"eventId":"ID","type":"x","payload":"\ud83d"}"#,
+            true,
+            "payload",
+        ),
+        (
+            r#"{"\ud83d":1,"eventId":"ID","type":"x","payload":{}}"#,
+            true,
+            r"\ud83d",
+        ),
+        (
+            r#"{"eventId":"ID","type":"x","payload":{},"type":"x"}"#,
+            true,
+            "type",
+        ),
+        (r#"{"eventId":"ID","type":"x"}"#, true, "payload"),
+        (
+            r#"{"eventId":"\ud83d","type":"x","payload":{}}"#,
+            false,
+            "eventId",
+        ),
+        (
+            r#"{"eventId":"ID","eventId":"other","type":"x","payload":{}}"#,
+            false,
+            "eventId",
+        ),
+        (r#"{"eventId":"a/b","type":"x","payload":{}}"#, false, "eventId"),
+        (r#"{"eventId":7,"type":"x","payload":{}}"#, false, "eventId"),
+        (r#"{"type":"x","payload":{}}"#, false, "eventId"),
+    ] {
+        bad.push((item.to_owned(), named, field));
+    }
+    for item in [r#""\ud83d""#, r#"["\ud83d"]"#, &arrays, &"9".repeat(50_000)] {
+        bad.push((item.to_owned(), false, ""));
+    }
+    let ids: Vec<String> = (0..bad.len()).map(|at| format!("bad-{at}")).collect();
+    let mut items = vec![good(0)];
+    for (at, (item, ..)) in bad.iter().enumerate() {
+        items.push(item.replace("ID", &ids[at]));
+        items.push(good(at + 1));
+    }
+    let outcomes = append_texts(&server, &items).await;
+    assert_eq!(outcomes.len(), items.len());
+    for (at, outcome) in outcomes.iter().enumerate() {
+        if at % 2 == 0 {
+            assert_eq!(outcome["outcome"], "created", "{outcome}");
+            assert_eq!(outcome["eventId"], format!("e{}", at / 2));
+            continue;
+        }
+        let (item, named, field) = &bad[at / 2];
+        let shown = &item[..item.len().min(100)];
+        assert_eq!(outcome["outcome"], "rejected", "{shown}: {outcome}");
+        let id = named.then(|| json!(ids[at / 2]));
+        assert_eq!(outcome.get("eventId"), id.as_ref(), "{shown}: {outcome}");
+        let problem = &outcome["problem"];
+        assert_eq!(
+            (&problem["status"], &problem["code"]),
+            (&json!(422), &json!("validation-failed"))
+        );
+        let place = format!("events[{at}].{field}");
+        assert_eq!(
+            problem["errors"][0]["field"],
+            place.trim_end_matches('.'),
+            "{shown}: {outcome}"
+        );
+        assert_eq!(
+            problem["errors"].as_array().unwrap().len(),
+            1,
+            "{shown}: {outcome}"
+        );
+        assert!(outcome.to_string().len() < 1_000);
+    }
+    assert_eq!(events(&server, "s").await.len(), bad.len() + 1);
+}
+
+#[tokio::test]
+async fn one_half_of_a_surrogate_pair_among_five_hundred_events_costs_one_of_them() {
+    let server = server().await;
+    let mut items: Vec<String> = (0..500).map(|at| event(&format!("e{at}")).to_string()).collect();
+    items[321] = r#"{"eventId":"half","type":"x","payload":{"text":"\ud83d"}}"#.to_owned();
+    let outcomes = append_texts(&server, &items).await;
+    let rejected: Vec<&Value> = outcomes
+        .iter()
+        .filter(|one| one["outcome"] != "created")
+        .collect();
+    assert_eq!(rejected.len(), 1);
+    assert_eq!(
+        (&rejected[0]["outcome"], &rejected[0]["eventId"]),
+        (&json!("rejected"), &json!("half"))
+    );
+    assert_eq!(events(&server, "s").await.len(), 499);
+}
+
+#[tokio::test]
+async fn a_batch_with_an_item_that_is_no_json_is_refused_as_a_whole() {
+    let server = server().await;
+    for item in [
+        r#"{"eventId":"a","payload":{"b":"\x"}}"#,
+        "{a:1}",
+        "01",
+        "",
+        "nul",
+        r#""\ud83d\u12""#,
+    ] {
+        let body = format!(r#"{{"events":[{},{item}]}}"#, event("e"));
+        let request = server
+            .client
+            .post(server.url(&batch_path("s")))
+            .header("content-type", "application/json");
+        expect_problem(request.body(body), 400, "malformed-json").await;
+    }
+    assert!(events(&server, "s").await.is_empty());
+}
+
+#[tokio::test]
+async fn every_outcome_names_its_event_where_it_can_be_read() {
+    let server = server().await;
+    append(&server, "s", &event("old")).await;
+    let sent = [
+        json!({"eventId": "old", "type": "x", "payload": {}}),
+        json!({"eventId": "old", "type": "X", "payload": {}}),
+        json!({"eventId": "a", "type": "X", "payload": [], "more": 1, "timestamp": 7}),
+        json!({"more": {"eventId": "b"}, "payload": {}, "eventId": "c"}),
+        json!({"eventId": "x".repeat(129), "type": "x", "payload": {}}),
+        json!({"eventId": null, "type": "x", "payload": {}}),
+    ];
+    let outcomes = append_batch(&server, "s", &sent).await;
+    assert_eq!(
+        words(&outcomes),
+        [
+            "conflict", "rejected", "rejected", "rejected", "rejected", "rejected"
+        ]
+    );
+    let named: Vec<Option<&str>> = outcomes
+        .iter()
+        .map(|one| one.get("eventId").and_then(Value::as_str))
+        .collect();
+    assert_eq!(
+        named,
+        [Some("old"), Some("old"), Some("a"), Some("c"), None, None]
+    );
+    expect(server.post("/v1/sessions/s/complete", &json!({})), 200).await;
+    let outcomes = append_batch(&server, "s", &[event("late"), json!({"eventId": "bad"})]).await;
+    assert_eq!(texts(&outcomes, "eventId"), ["late", "bad"]);
+}
+
 #[tokio::test]
 async fn a_batch_of_nothing_but_refusals_leaves_the_session_as_it_was() {
     let server = server().await;

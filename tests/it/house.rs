@@ -6,13 +6,17 @@ use std::{
 };
 
 /// Every module with those of ours that it may import. `app` may import all of them, and nobody imports `app`.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("domain", &[]),
-    ("store", &["domain", "telemetry"]),
-    ("cache", &["domain", "telemetry"]),
-    ("archive", &["store", "cache", "domain", "telemetry"]),
-    ("service", &["archive", "store", "cache", "domain", "telemetry"]),
-    ("api", &["service", "archive", "domain", "telemetry"]),
+    ("in_flight", &[]),
+    ("store", &["domain", "in_flight", "telemetry"]),
+    ("cache", &["domain", "in_flight", "telemetry"]),
+    ("archive", &["store", "cache", "domain", "in_flight", "telemetry"]),
+    (
+        "service",
+        &["archive", "store", "cache", "domain", "in_flight", "telemetry"],
+    ),
+    ("api", &["service", "archive", "domain", "in_flight", "telemetry"]),
     ("commands", &["service", "archive", "domain", "telemetry"]),
     ("config", &["cache", "domain", "telemetry"]),
     ("telemetry", &["domain"]),

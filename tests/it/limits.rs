@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     harness::{Server, expect, folder, json as body_of, problem},
-    talk::counted,
+    talk::{answered, counted},
     wire::{Wire, begin_post},
 };
 
@@ -71,6 +71,8 @@ async fn a_full_append_queue_refuses_at_once_and_says_when_to_come_back() {
     wire.send(unread).await;
     wire.answer().await.assert_problem(415, "unsupported-media-type");
     assert_eq!(counted(&server, "colloquy_append_refused_total").await, 6);
+    let failed = answered(&server, "POST", "/v1/sessions/{sessionId}/events/batch", 503).await;
+    assert_eq!(failed, 6, "read or unread, each is a failed request");
 }
 
 #[tokio::test]

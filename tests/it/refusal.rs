@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{Server, expect, expect_problem},
-    talk::{append, event, events, list, open, walk},
+    talk::{append, event, events, list, open, texts, walk},
     wire::{Answer, exchange},
 };
 
@@ -76,11 +76,7 @@ impl Untouched {
             _ => "validation-failed",
         };
         let problem = self.refuses(request, status, code).await;
-        let named: Vec<Value> = list(problem["errors"].clone())
-            .iter_mut()
-            .map(|error| error["field"].take())
-            .collect();
-        assert_eq!(named, fields, "{problem}");
+        assert_eq!(fields_of(&problem), fields, "{problem}");
     }
 
     /// The bytes are refused with this status and code, and have changed nothing.
@@ -107,6 +103,11 @@ impl Untouched {
         }
         assert_eq!(self.server.stop().await.code(), Some(0));
     }
+}
+
+/// The fields that a problem names.
+pub fn fields_of(problem: &Value) -> Vec<String> {
+    texts(&list(problem["errors"].clone()), "field")
 }
 
 /// All sessions, and all events of `s`. Others would show their first event by their status.

@@ -8,7 +8,7 @@ use crate::{
     harness::{Server, folder},
     limits::occupy,
     random::Random,
-    talk::{append, counted, event, events, open},
+    talk::{answered, append, counted, event, events, open},
     wire::{Wire, begin_post},
 };
 
@@ -22,6 +22,8 @@ async fn shed(server: &Server, kind: &str) -> u64 {
 async fn surplus_is_refused(server: &Server, ids: Vec<String>, admitted: usize) {
     let surplus = ids.len() - admitted;
     let before = shed(server, "write").await;
+    let failed = async || answered(server, "POST", "/v1/sessions/{sessionId}/events", 503).await;
+    let failed_before = failed().await;
     let kept = events(server, "s").await.len();
     let occupied = occupy(server);
     let mut requests = JoinSet::new();
@@ -68,6 +70,11 @@ async fn surplus_is_refused(server: &Server, ids: Vec<String>, admitted: usize) 
         assert_eq!(answer.expect("no panic").expect("an answer").status(), 201);
     }
     assert_eq!(shed(server, "write").await - before, surplus as u64);
+    assert_eq!(
+        failed().await - failed_before,
+        surplus as u64,
+        "each is a failed request"
+    );
     let stored = events(server, "s").await;
     assert_eq!(stored.len(), kept + admitted);
     let stored = |id: &String| stored.iter().any(|event| event["eventId"] == id.as_str());

@@ -28,6 +28,24 @@ pub async fn counted_if_at_all(server: &Server, series: &str) -> Option<u64> {
     value.map(|value| value.parse().expect("a whole number"))
 }
 
+/// How many requests to this route were answered with this status, as the server counts them.
+pub async fn answered(server: &Server, method: &str, route: &str, status: u16) -> u64 {
+    let labels = [
+        format!("http_request_method=\"{method}\""),
+        format!("http_route=\"{route}\""),
+        format!("http_response_status_code=\"{status}\""),
+    ];
+    let counts = metrics(server).await;
+    let counts = counts.lines().filter_map(|line| {
+        let (series, count) = line.rsplit_once(' ')?;
+        let is_it = series.starts_with("http_server_request_duration_seconds_count{");
+        (is_it && labels.iter().all(|label| series.contains(label))).then_some(count)
+    });
+    counts
+        .map(|count| count.parse::<u64>().expect("a whole number"))
+        .sum()
+}
+
 /// Opens a session, which must be new.
 pub async fn open(server: &Server, id: &str) -> Value {
     expect(server.post("/v1/sessions", &json!({"sessionId": id})), 201).await
