@@ -121,7 +121,7 @@ def check_settings() -> None:
     others = {"archive_runs"} | {plain(row[0]) for row in rows(section("Capacity on paper"), 4)}
     for found in re.finditer(rf"`((?:{stems})_[a-z0-9_]+)`", TEXT):
         # The name of an index, and columns of segments, are none of ours.
-        if found[1] not in DEFAULTS and found[1] not in others | {"session_order", "session_id"}:
+        if found[1] not in DEFAULTS and found[1] not in others | {"session_order_type", "session_id"}:
             blame(line_of(found.start()), f"there is no key {found[1]}")
 
 

@@ -219,7 +219,7 @@ def check_names(who: str, expression: str, series: dict[str, list[dict[str, str]
     labels = set(TARGET_LABELS)
     for metric, matchers in names.selectors:
         if metric in known:
-            labels.update({"alertname", "alertstate", "http_route"})
+            labels.update({"alertname", "alertstate", "http_route", "kind"})
             continue
         check(metric in series, f"{metric}: no such metric at /metrics ({who})")
         rows = series.get(metric, [])
