@@ -4,6 +4,12 @@
 //! It takes keys of the configuration after `--`, as `KEY=VALUE`: with `store=mongodb://…`, `archive=s3://…` and
 //! `archive_s3_endpoint=http://…` it runs on those, such as `make dev` starts. And `sessions=N`, `conversations=FILE` (JSON Lines, as for an
 //! import) for what to archive: by default, conversations of its own making.
+//!
+//! Then it measures upkeep on the embedded default ([`archive_upkeep`]), of `archived=N` sessions with `erased=N` of them
+//! erased, and of a day of `day=N` sessions. `--full` is two million, a thousand and a hundred thousand, and takes about
+//! half an hour, most of it for the making. `sessions=0` and `archived=0` leave the one or the other out.
+
+mod archive_upkeep;
 
 use std::{
     io::Write as _,
@@ -16,10 +22,12 @@ use colloquy::{
     app,
     archive::{Progress, RunRequest, Trigger},
     config::{Config, Sources},
-    domain::{Conversation, Limit, SessionKey, Tenant, conversation},
+    domain::{Conversation, Limit, SessionKey, Tenant, conversation::LineWriter},
     service::{PageQuery, Service},
 };
 use flate2::{Compression, write::GzEncoder};
+
+use archive_upkeep::Sizes;
 
 const SESSIONS_DEFAULT: usize = 20_000;
 const SESSIONS_LOADED_AT_ONCE: usize = 32;
@@ -29,13 +37,18 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> Result<(), Failure> {
     let (mut sessions, mut file, mut flags) = (SESSIONS_DEFAULT, None, Vec::new());
+    let mut sizes = Sizes::DEFAULT;
     // `cargo bench` adds one of its own.
     for word in std::env::args().skip(1).filter(|word| word != "--bench") {
         match word.split_once('=') {
+            None if word == "--full" => sizes = Sizes::FULL,
             Some(("sessions", count)) => sessions = count.parse()?,
+            Some(("archived", count)) => sizes.archived = count.parse()?,
+            Some(("erased", count)) => sizes.erased = count.parse()?,
+            Some(("day", count)) => sizes.day = count.parse()?,
             Some(("conversations", path)) => file = Some(PathBuf::from(path)),
             Some((key, value)) => flags.push((key.to_owned(), value.to_owned())),
-            None => return Err(format!("{word}: must be KEY=VALUE").into()),
+            None => return Err(format!("{word}: must be KEY=VALUE or --full").into()),
         }
     }
     let folder = tempfile::tempdir()?;
@@ -48,7 +61,14 @@ fn main() -> Result<(), Failure> {
         flags,
         ..Sources::default()
     })?;
-    tokio::runtime::Runtime::new()?.block_on(run(&config, sessions, file))
+    let runtime = tokio::runtime::Runtime::new()?;
+    if sessions > 0 {
+        runtime.block_on(run(&config, sessions, file))?;
+    }
+    if sizes.archived > 0 {
+        runtime.block_on(archive_upkeep::run(sizes))?;
+    }
+    Ok(())
 }
 
 async fn run(config: &Config, sessions: usize, file: Option<PathBuf>) -> Result<(), Failure> {
@@ -144,15 +164,14 @@ async fn load_one(service: Service, conversation: Conversation) -> Result<(Sessi
     let key = SessionKey::new(tenant, opened.session.id.clone());
     let events = conversation.events;
     let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
-    let mut line = Vec::new();
-    conversation::write_session(&mut line, &opened.session);
-    line.push(b'\n');
+    let mut lines = LineWriter::new(&opened.session);
     let outcomes = service.append_batch(&key, events).await?;
     for outcome in outcomes {
-        conversation::write_event(&mut line, &outcome?.event);
-        line.push(b'\n');
+        if let Some(line) = lines.event(&outcome?.event) {
+            gzip.write_all(&line)?;
+        }
     }
-    gzip.write_all(&line)?;
+    gzip.write_all(&lines.finish())?;
     let end = conversation.end.unwrap_or_default();
     service.complete(&key, &end).await?;
     Ok((key, gzip.finish()?.len() as u64))
@@ -207,8 +226,8 @@ fn repeated(text: &str, sessions: usize) -> Result<Vec<String>, Failure> {
     (0..sessions).map(renamed).collect()
 }
 
-/// A conversation of our own: about fifteen turns of words drawn by chance.
-fn made(at: usize) -> String {
+/// The events of a conversation of our own: about fifteen turns of words drawn by chance.
+fn turns(at: usize) -> Vec<serde_json::Value> {
     const WORDS: &str = "I you we the a for to of and is are please table room flight ticket hotel tomorrow today evening \
         morning two three four people at half past seven eight nine in San Jose London Berlin book reserve cancel change \
         price how much thank yes no great sorry could would like looking restaurant italian cheap expensive car rent from \
@@ -222,7 +241,7 @@ fn made(at: usize) -> String {
         (state >> 33) as usize % below
     };
     let turns = 6 + chance(19);
-    let events: Vec<serde_json::Value> = (0..turns)
+    (0..turns)
         .map(|turn| {
             let text: Vec<&str> = (0..4 + chance(16)).map(|_| words[chance(words.len())]).collect();
             let second = at % 86_400;
@@ -233,11 +252,14 @@ fn made(at: usize) -> String {
                 "timestamp": format!("2026-09-01T{:02}:{:02}:{:02}.{:03}Z", second / 3_600, second / 60 % 60, second % 60, turn * 37),
             })
         })
-        .collect();
+        .collect()
+}
+
+fn made(at: usize) -> String {
     serde_json::json!({
         "session": {"sessionId": format!("call-{at:08}"), "userId": format!("user-{}", at % 997), "language": "en-US",
             "metadata": {"channel": "voice"}, "startedAt": "2026-09-01T00:00:00Z"},
-        "events": events,
+        "events": turns(at),
         "complete": {"status": "completed", "endedAt": "2026-09-01T23:59:59Z"},
     })
     .to_string()
