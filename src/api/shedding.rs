@@ -1,8 +1,7 @@
 //! Shedding: past so many requests in flight a request is refused at once, so that those before it keep their latency and
 //! whoever is refused knows it while there is still time to ask elsewhere (I9).
 //!
-//! A refused request counts as failed, in the metrics of requests, under its route: it is no less a 503 to its caller than
-//! any other.
+//! The metrics of requests count a refused request under its route, with its status 503, so availability includes it.
 //!
 //! Reads and writes have places of their own: a store that holds writes up holds up no read. Probes, metrics, documents and
 //! operators are never refused. A batch of appends is refused here, too, while the queue that it is meant for is full: reading it

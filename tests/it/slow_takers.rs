@@ -15,8 +15,8 @@ use crate::{
     wire::Wire,
 };
 
-/// Not a measure: a bound that keeps a broken test from hanging. It is less than the 50 s after which the server closes the
-/// connection of a caller that answers none of its pings, which these callers don't: they must be cut off for what they stall.
+/// Not a measure: a bound that keeps a broken test from hanging. The callers here answer none of the server's pings, so the
+/// server closes their connections after 50 s in any case. A test that waited longer would pass without the limit under test.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Often enough that a connection is never silent for as long as it may be.
@@ -210,7 +210,8 @@ async fn when_answers_take_all_the_room_requests_are_refused_until_they_are_take
     ];
     let server = server(5, &flags).await;
     let mut rude = Rude::to(&server).await;
-    // A page larger than the room has it only while nothing else is held, and what is held is asked for meanwhile.
+    // The page is admitted only while no other answer is held. The answer to a request for `/metrics` may be held just then, so
+    // the page is asked for until it is admitted.
     for nth in 0.. {
         rude.get(nth, "/v1/sessions/s").await;
         tokio::time::sleep(PACE).await;

@@ -8,8 +8,9 @@ use super::{Player, from_environment, redis::Mutation, some_seed};
 ///
 /// Not here are checks that another one stands in for: a write that `begin` did not mark is one whose token is lost, for
 /// `finish`; whom one script does not bury, the next one does; a set of events that was cut short is refused by `read`
-/// whatever `finish` adds to it; replicas left over in a new registry only make the others wait for them. Nor is the `seq` here
-/// that a reader wants on its page: no entry of the model lacks what was acknowledged, and `cache::answers` makes one that does.
+/// whatever `finish` adds to it; replicas left over in a new registry only make the others wait for them.
+/// The check that a page holds the `seq` that a reader asked for is not here either: no entry of the model lacks an
+/// acknowledged event. `cache::answers` makes an entry that does.
 const MUTANTS: [(&str, Mutation); 22] = [
     (
         "begin leaves the fill token",
