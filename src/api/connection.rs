@@ -2,6 +2,7 @@
 //! no answer along.
 
 use std::{
+    convert::Infallible,
     io,
     pin::Pin,
     sync::Arc,
@@ -12,13 +13,12 @@ use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::OwnedSemaphorePermit,
+    sync::{OwnedSemaphorePermit, oneshot},
 };
 
 use super::{
     exchange::Exchange,
     lingering::Lingering,
-    listener::Silence,
     refused,
     stall::{Stall, StallLimits, Wait},
 };
@@ -29,7 +29,8 @@ pub struct Connection {
     stream: TcpStream,
     stall: Stall,
     exchange: Arc<Exchange>,
-    silence: Option<Silence>,
+    /// Dropped with the first byte that is read.
+    silence: Option<oneshot::Sender<Infallible>>,
     /// What is left to write of a refusal in place of hyper's own.
     refusal: Option<Bytes>,
     was_refused: bool,
@@ -41,19 +42,14 @@ pub struct Connection {
 impl Connection {
     /// # Errors
     /// The peer is gone.
-    pub fn new(
-        stream: TcpStream,
-        limits: StallLimits,
-        silence: Silence,
-        permit: OwnedSemaphorePermit,
-    ) -> io::Result<Self> {
+    pub fn new(stream: TcpStream, limits: StallLimits, permit: OwnedSemaphorePermit) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let exchange = Arc::new(Exchange::default());
         Ok(Self {
             stream,
             stall: Stall::new(limits, Arc::clone(&exchange)),
             exchange,
-            silence: Some(silence),
+            silence: None,
             refusal: None,
             was_refused: false,
             lingering: None,
@@ -65,6 +61,13 @@ impl Connection {
     /// Where the requests on this connection are to be entered.
     pub fn exchange(&self) -> Arc<Exchange> {
         Arc::clone(&self.exchange)
+    }
+
+    /// Resolves when the first byte is read, or the connection is gone.
+    pub fn first_word(&mut self) -> oneshot::Receiver<Infallible> {
+        let (silence, first_word) = oneshot::channel();
+        self.silence = Some(silence);
+        first_word
     }
 
     /// Writes nothing more, not even what the system has taken and the peer has not.

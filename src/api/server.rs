@@ -9,6 +9,7 @@
 //! the requests on it by [`HTTP2_STREAMS_MAX`], its answers by the budget of [`answers`](super::answers).
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     io,
     net::SocketAddr,
@@ -27,24 +28,26 @@ use hyper::{
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto,
-        graceful::{GracefulShutdown, Watcher},
-    },
+    server::conn::auto,
 };
 use poem::{
     Endpoint, Request, Response,
     http::{self, Version, header, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    task::JoinSet,
+    time::timeout,
+};
 
 use super::{
     answers::{Answers, Counted},
     connection::Connection,
     draining::{Draining, Parting},
     exchange::{Exchange, UnderWay},
-    listener::{Closing, Listener},
+    listener::{self, Arrival},
     stall::StallLimits,
     unread::{Asked, Unread, UnreadLimits},
 };
@@ -65,6 +68,10 @@ pub struct ServerLimits {
 
 /// How long to wait after a failed accept, so that running out of descriptors does not take all of a core.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// How long a connection that has said nothing may go on when the server ends. Whoever connects to send a request sends it
+/// at once; others connect ahead of need, or only to see whether they can.
+const FIRST_WORD_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Most bytes of a request's head in HTTP/1, and most that a peer in HTTP/2 may send ahead of what is read.
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
@@ -127,45 +134,56 @@ impl BoundServer {
             cut_off: Arc::clone(&cut_off),
         });
         let local = LocalAddr(self.address.into());
-        let (listener, closing) = Listener::new(self.listener);
+        let (end, ending) = watch::channel(false);
+        let mut connections = JoinSet::new();
+        let serve = |connections: &mut JoinSet<()>, (connection, remote): (Connection, SocketAddr)| {
+            let conversation = Conversation {
+                endpoint: Arc::clone(&endpoint),
+                exchange: connection.exchange(),
+                answers: answers.clone(),
+                unread: limits.unread,
+                local: local.clone(),
+                remote: RemoteAddr(remote.into()),
+            };
+            connections.spawn(converse(connection, conversation, ending.clone()));
+        };
         let mut door = Door {
-            listener,
+            listener: self.listener,
             places: Arc::new(Semaphore::new(limits.connections_max)),
             stall: limits.stall,
         };
-        let (ending, mut connections) = (GracefulShutdown::new(), JoinSet::new());
         let mut stop = pin!(async {
             stop.await;
-            drain(&draining, limits.shutdown_drain, closing).await;
+            drain(&draining, limits.shutdown_drain).await;
         });
         loop {
             tokio::select! {
-                (connection, remote) = door.next() => {
-                    let conversation = Conversation {
-                        endpoint: Arc::clone(&endpoint),
-                        exchange: connection.exchange(),
-                        answers: answers.clone(),
-                        unread: limits.unread,
-                        local: local.clone(),
-                        remote: RemoteAddr(remote.into()),
-                    };
-                    connections.spawn(converse(connection, conversation, ending.watcher()));
-                }
+                arrival = door.next() => serve(&mut connections, arrival),
                 // What a request panicked over is known to the panic hook.
                 Some(_) = connections.join_next() => {}
                 () = &mut stop => break,
             }
         }
-        drop(door);
         cut_off.stopping.store(true, Ordering::Relaxed);
-        let _ = timeout(limits.shutdown_grace, ending.shutdown()).await;
+        let mut rest = door.close();
+        end.send_replace(true);
+        let finish = async {
+            loop {
+                tokio::select! {
+                    Some(arrival) = rest.next() => serve(&mut connections, arrival),
+                    Some(_) = connections.join_next() => {}
+                    else => break,
+                }
+            }
+        };
+        let _ = timeout(limits.shutdown_grace, finish).await;
         connections.shutdown().await;
         cut_off.requests.load(Ordering::Relaxed)
     }
 }
 
-/// Tells everybody that the server is about to stop, gives them time to go elsewhere, and closes the listening socket.
-async fn drain(draining: &Draining, time: Duration, closing: Closing) {
+/// Tells everybody that the server is about to stop, and gives them time to go elsewhere.
+async fn drain(draining: &Draining, time: Duration) {
     draining.begin();
     if !time.is_zero() {
         tracing::info!(
@@ -174,7 +192,6 @@ async fn drain(draining: &Draining, time: Duration, closing: Closing) {
         );
         tokio::time::sleep(time).await;
     }
-    closing.close().await;
 }
 
 /// What answers the requests of a connection.
@@ -187,11 +204,17 @@ struct Conversation<E> {
     remote: RemoteAddr,
 }
 
-/// Answers the requests of a connection until either side ends it.
-async fn converse<E>(connection: Connection, conversation: Conversation<E>, ending: Watcher)
-where
+/// Answers the requests of a connection until either side ends it: this side when it is told that the server ends, as soon
+/// as the connection has said something or had its time to. Its first request may have arrived though hyper, which would
+/// drop it, has read none of it.
+async fn converse<E>(
+    mut connection: Connection,
+    conversation: Conversation<E>,
+    mut ending: watch::Receiver<bool>,
+) where
     E: Endpoint<Output = Response> + 'static,
 {
+    let first_word = connection.first_word();
     let conversation = Arc::new(conversation);
     let service = service_fn(move |request: http::Request<Incoming>| {
         let conversation = Arc::clone(&conversation);
@@ -201,9 +224,19 @@ where
         Box::pin(async move { Ok::<_, Infallible>(conversation.answer(request, under_way).await) })
     });
     let server = protocol();
-    let served = server.serve_connection(TokioIo::new(connection), service);
+    let mut served = pin!(server.serve_connection(TokioIo::new(connection), service));
     // How it ends is the peer's affair: requests that went wrong were answered.
-    let _ = ending.watch(served).await;
+    tokio::select! {
+        _ = served.as_mut() => return,
+        () = to_end(&mut ending, first_word) => served.as_mut().graceful_shutdown(),
+    }
+    let _ = served.await;
+}
+
+async fn to_end(ending: &mut watch::Receiver<bool>, first_word: oneshot::Receiver<Infallible>) {
+    // Whoever could tell is gone only when the server is.
+    let _ = ending.wait_for(|ending| *ending).await;
+    let _ = timeout(FIRST_WORD_WAIT_MAX, first_word).await;
 }
 
 /// HTTP/1 and HTTP/2 with their bounds; hyper adds one of 100 header fields in HTTP/1. The time of a head is the
@@ -297,7 +330,7 @@ impl Drop for Unfinished<'_> {
 
 /// Where connections come in, as far as there are places.
 struct Door {
-    listener: Listener,
+    listener: TcpListener,
     places: Arc<Semaphore>,
     stall: StallLimits,
 }
@@ -317,14 +350,41 @@ impl Door {
     }
 
     async fn accept(&mut self) -> io::Result<(Connection, SocketAddr)> {
-        let place = || Arc::clone(&self.places).acquire_owned();
-        let place = tokio::select! {
-            place = place() => place,
-            // A server that is full closes its socket in time, too.
-            () = self.listener.closed() => place().await,
-        };
-        let place = place.map_err(io::Error::other)?;
-        let (stream, remote, silence) = self.listener.accept().await?;
-        Ok((Connection::new(stream, self.stall, silence, place)?, remote))
+        let place = place(&self.places).await?;
+        let (stream, remote) = self.listener.accept().await?;
+        Ok((Connection::new(stream, self.stall, place)?, remote))
     }
+
+    /// Lets no more in than have come.
+    fn close(self) -> Rest {
+        Rest {
+            arrivals: listener::close(self.listener),
+            places: self.places,
+            stall: self.stall,
+        }
+    }
+}
+
+/// Those who had come when the door closed, and get a place when there is one.
+struct Rest {
+    arrivals: VecDeque<Arrival>,
+    places: Arc<Semaphore>,
+    stall: StallLimits,
+}
+
+impl Rest {
+    async fn next(&mut self) -> Option<(Connection, SocketAddr)> {
+        while !self.arrivals.is_empty() {
+            let place = place(&self.places).await.ok()?;
+            let (stream, remote) = self.arrivals.pop_front()?;
+            if let Ok(connection) = Connection::new(stream, self.stall, place) {
+                return Some((connection, remote));
+            }
+        }
+        None
+    }
+}
+
+async fn place(places: &Arc<Semaphore>) -> io::Result<OwnedSemaphorePermit> {
+    Arc::clone(places).acquire_owned().await.map_err(io::Error::other)
 }
