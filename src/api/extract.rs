@@ -155,8 +155,10 @@ impl Parameter for MinSeq {
 
     fn parse(text: &str) -> Result<Self, &'static str> {
         text.parse()
+            .ok()
+            .filter(|_| !text.starts_with('+'))
             .map(Self)
-            .map_err(|_| "must be a seq that the service gave out: a whole number in int64")
+            .ok_or("must be a seq that the service gave out: a whole number in int64")
     }
 }
 

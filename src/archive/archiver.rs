@@ -16,7 +16,7 @@
 
 use std::{collections::HashSet, pin::pin, sync::atomic::Ordering};
 
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use tokio::time::Instant;
 
 use super::{
@@ -29,6 +29,9 @@ use crate::{
     store::catalog::{Archived, CATALOG_BATCH_MAX, Claim, Claimed, Commit, Copies, Written as Bytes},
     telemetry::{calls, metrics::metrics},
 };
+
+/// Statements of the store at the same time: so few share a commit of SQLite, and don't wait for each other on MongoDB.
+const STATEMENTS_IN_FLIGHT: usize = 4;
 
 /// What one pass of the phases did.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +118,8 @@ impl Archive {
         copies: Copies,
         work: &Work,
     ) -> Result<Vec<Archived>> {
-        if !self.renew(batch).await? {
+        self.renew_if_due(batch).await?;
+        if !self.0.catalog.is_needed(&batch.owner).await? {
             return Ok(Vec::new());
         }
         calls::phase("verify", self.verify_and_seal(written, work)).await?;
@@ -140,15 +144,12 @@ impl Archive {
         owner: SegmentName,
     ) -> Result<Batch> {
         let since = Instant::now();
-        let mut claimed = Vec::new();
-        for some in keys.chunks(CATALOG_BATCH_MAX) {
-            let more = self
-                .0
-                .catalog
-                .claim(some, claim, &owner, self.0.options.lease)
-                .await?;
-            claimed.extend(more);
-        }
+        let catalog = &self.0.catalog;
+        let claiming = keys
+            .chunks(CATALOG_BATCH_MAX)
+            .map(|some| catalog.claim(some, claim, &owner, self.0.options.lease))
+            .collect();
+        let mut claimed = all_of(claiming).await?;
         claimed.sort_by(|a, b| a.key.id.as_str().cmp(b.key.id.as_str()));
         Ok(Batch {
             owner,
@@ -163,19 +164,14 @@ impl Archive {
         if batch.since.elapsed() < self.0.options.lease / 3 {
             return Ok(());
         }
-        // One that does not stand any more will not be committed either.
-        self.renew(batch).await.map(drop)
-    }
-
-    /// Makes the claims last; says whether any stands.
-    async fn renew(&self, batch: &mut Batch) -> Result<bool> {
-        let (since, mut any) = (Instant::now(), false);
+        let since = Instant::now();
         for some in batch.claimed.chunks(CATALOG_BATCH_MAX) {
+            // One that does not stand any more will not be committed either.
             let renewing = self.0.catalog.renew(some, &batch.owner, self.0.options.lease);
-            any |= renewing.await?.contains(&true);
+            renewing.await?;
         }
         batch.since = since;
-        Ok(any)
+        Ok(())
     }
 
     /// Phases 2 and 3. Gives the files, where any session went into them, what to commit, and how many sessions could not be
@@ -283,24 +279,26 @@ impl Archive {
 
     /// Phase 5; gives the sessions whose pointer is now this one, in the order of the segment.
     async fn commit(&self, commits: &[Commit], owner: &SegmentName, copies: Copies) -> Result<Vec<Archived>> {
+        let commit = |some| async move { self.commit_some(some, owner, copies).await }.boxed();
+        let committing = commits.chunks(CATALOG_BATCH_MAX).map(commit).collect();
+        let done = commits.iter().zip(all_of(committing).await?);
+        let done = done.filter(|(_, done)| *done);
+        let archived = |(commit, _): (&Commit, bool)| Archived {
+            key: commit.key.clone(),
+            epoch: commit.epoch,
+            pointer: commit.pointer.clone(),
+        };
+        Ok(done.map(archived).collect())
+    }
+
+    async fn commit_some(&self, some: &[Commit], owner: &SegmentName, copies: Copies) -> Result<Vec<bool>> {
+        let keys: Vec<&SessionKey> = some.iter().map(|commit| &commit.key).collect();
         let catalog = &self.0.catalog;
-        let mut committed = Vec::new();
-        for some in commits.chunks(CATALOG_BATCH_MAX) {
-            let keys: Vec<&SessionKey> = some.iter().map(|commit| &commit.key).collect();
-            let committing = match copies {
-                Copies::Made => catalog.commit(some, owner),
-                Copies::Moved => catalog.commit_moved(some, owner),
-            };
-            let done = self.changing(&keys, committing).await?;
-            let done = some.iter().zip(done).filter(|(_, done)| *done);
-            committed.extend(done.map(|(commit, _)| {
-                let Commit {
-                    key, epoch, pointer, ..
-                } = commit.clone();
-                Archived { key, epoch, pointer }
-            }));
-        }
-        Ok(committed)
+        let committing = match copies {
+            Copies::Made => catalog.commit(some, owner),
+            Copies::Moved => catalog.commit_moved(some, owner),
+        };
+        self.changing(&keys, committing).await
     }
 
     fn count(&self, committed: &[Archived], work: &Work) {
@@ -316,6 +314,16 @@ impl Archive {
             .fetch_add(events, Ordering::Relaxed);
         work.progress.committed(sessions, events);
     }
+}
+
+/// What statements of [`CATALOG_BATCH_MAX`] sessions give, a few at a time and in their order. All come to their end, also when
+/// one fails.
+async fn all_of<T: Clone>(statements: Vec<BoxFuture<'_, Result<Vec<T>>>>) -> Result<Vec<T>> {
+    let done: Vec<_> = stream::iter(statements)
+        .buffered(STATEMENTS_IN_FLIGHT)
+        .collect()
+        .await;
+    Ok(done.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }
 
 /// Whether the failure is one session's alone, so that the others can go on without it.

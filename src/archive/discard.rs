@@ -7,6 +7,8 @@
 //! 1. **Every row is known** ([`Catalog::known`]): for every session of the segment, the store's own record names this segment,
 //!    as one that it left or as the owner of its last claim. It prevents: a session is archived in S, an older backup
 //!    is restored in which it is hot with fewer events, and a sweep deletes S because no pointer leads there.
+//!    A segment holds a session once. So where the caller has seen the record of as many sessions name S as S has rows, they
+//!    are known without being asked about again ([`Known`]).
 //! 2. **Nothing needs it** ([`Catalog::is_needed`]), asked *after* 1. It prevents: a rebuild points a session to S between the
 //!    two questions. A copy that is known is not adopted, so after 1 no pointer can come to lead to S.
 //! 3. **The manifest goes first.** It prevents: a process dies between two deletions, and a rebuild adopts sessions from the
@@ -37,6 +39,13 @@ pub(super) enum Discarded {
     Unknown,
 }
 
+/// What the caller has seen of a segment's rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Known {
+    /// Sessions, each counted once, whose record named the segment, since it was last taken off any `left`.
+    pub(super) sessions: u64,
+}
+
 impl Archive {
     /// Deletes a segment that nothing needs and that holds nothing the store does not know, and takes it off every list;
     /// says whether it did, and why it did not.
@@ -44,11 +53,11 @@ impl Archive {
     /// # Errors
     /// The store or the archive can't be reached. [`ArchiveDamaged`](crate::domain::Kind::ArchiveDamaged): the segment can't
     /// be read, so nothing can be proven, and nothing was deleted.
-    pub(super) async fn discard(&self, segment: &SegmentName) -> Result<Discarded> {
+    pub(super) async fn discard(&self, segment: &SegmentName, known: Known) -> Result<Discarded> {
         if self.0.catalog.is_needed(segment).await? {
             return Ok(Discarded::Needed);
         }
-        if self.is_whole(segment).await? && !self.knows_all_of(segment).await? {
+        if self.is_whole(segment).await? && !self.knows_all_of(segment, known).await? {
             return Ok(Discarded::Unknown);
         }
         if self.0.catalog.is_needed(segment).await? {
@@ -73,8 +82,8 @@ impl Archive {
 
     /// As [`discard`](Self::discard), of a segment whose time is over. One that can't be read goes, too, once nothing
     /// needs it: what a copy in it holds that the store does not know is as old as the rest.
-    pub(super) async fn discard_expired(&self, segment: &SegmentName) -> Result<Discarded> {
-        match self.discard(segment).await {
+    pub(super) async fn discard_expired(&self, segment: &SegmentName, known: Known) -> Result<Discarded> {
+        match self.discard(segment, known).await {
             Err(error) if error.kind() == Kind::ArchiveDamaged => {
                 if self.0.catalog.is_needed(segment).await? {
                     return Ok(Discarded::Needed);
@@ -95,8 +104,11 @@ impl Archive {
         Ok(self.has(&sessions_path(segment)).await? || self.has(&events_path(segment)).await?)
     }
 
-    async fn knows_all_of(&self, segment: &SegmentName) -> Result<bool> {
+    async fn knows_all_of(&self, segment: &SegmentName, known: Known) -> Result<bool> {
         let mut rows = self.0.reader.sessions(segment).await?;
+        if known.sessions == rows.count() {
+            return Ok(true);
+        }
         loop {
             let some = rows.next_some(CATALOG_BATCH_MAX).await?;
             if some.is_empty() {

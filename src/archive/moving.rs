@@ -8,12 +8,13 @@
 use super::{
     Archive,
     archiver::Batch,
+    discard::Known,
     run::{Work, stopped},
     segment::{SegmentReader, SegmentWriter, SessionRow, SessionRows, Written},
 };
 use crate::{
-    domain::{Error, Kind, Result, SegmentName, Session},
-    store::catalog::{Claim, Claimed, Commit, Copies, Written as Bytes},
+    domain::{Error, Kind, Result, SegmentName, Session, SessionKey},
+    store::catalog::{CATALOG_BATCH_MAX, Claim, Claimed, Commit, Copies, Written as Bytes},
     telemetry::calls,
 };
 
@@ -21,14 +22,15 @@ use crate::{
 const SEGMENT_SESSIONS_MAX: usize = 1_000_000;
 
 impl Archive {
-    /// Moves the sessions whose pointer leads to the segment to a new one, but for those that somebody else has claimed.
+    /// Moves the sessions whose pointer leads to the segment to a new one, but for those that somebody else has claimed. Gives
+    /// what it learned of the rows that lie there.
     ///
     /// # Errors
     /// [`Kind::ArchiveDamaged`]: the segment can't be read, or is not what pointers say. Nothing was moved then.
-    pub(super) async fn move_members(&self, segment: &SegmentName, work: &Work) -> Result<()> {
+    pub(super) async fn move_members(&self, segment: &SegmentName, work: &Work) -> Result<Known> {
         let members = self.0.catalog.archived_in(segment, SEGMENT_SESSIONS_MAX).await?;
         if members.is_empty() {
-            return Ok(());
+            return Ok(Known::default());
         }
         let name = SegmentName::new(segment.tenant().clone(), segment.day());
         let keys = members.into_iter().map(|archived| archived.key).collect();
@@ -41,29 +43,39 @@ impl Archive {
         moved
     }
 
-    async fn move_claimed(&self, segment: &SegmentName, batch: &mut Batch, work: &Work) -> Result<()> {
+    async fn move_claimed(&self, segment: &SegmentName, batch: &mut Batch, work: &Work) -> Result<Known> {
         let leads_there = |claimed: &&Claimed| {
             let pointer = claimed.pointer.as_ref();
             pointer.is_some_and(|pointer| pointer.segment == *segment)
         };
         let members: Vec<Claimed> = batch.claimed.iter().filter(leads_there).cloned().collect();
         if members.is_empty() {
-            return Ok(());
+            return Ok(Known::default());
         }
-        let (written, commits) = calls::phase("write", self.copy(segment, members, batch, work)).await?;
-        if commits.is_empty() {
-            return Ok(());
+        let mut others = Vec::new();
+        let copying = self.copy(segment, members, &mut others, batch, work);
+        let (written, commits) = calls::phase("write", copying).await?;
+        let moved = match commits.is_empty() {
+            true => Vec::new(),
+            false => {
+                self.verify_and_commit(batch, &written, &commits, Copies::Moved, work)
+                    .await?
+            }
+        };
+        let mut sessions = moved.len() as u64;
+        for some in others.chunks(CATALOG_BATCH_MAX) {
+            let known = self.0.catalog.known(segment, some).await?;
+            sessions += known.into_iter().filter(|known| *known).count() as u64;
         }
-        self.verify_and_commit(batch, &written, &commits, Copies::Moved, work)
-            .await?;
-        Ok(())
+        Ok(Known { sessions })
     }
 
-    /// Phases 2 and 3, of sessions in the order of the segment.
+    /// Phases 2 and 3, of sessions in the order of the segment. Those in between go to `others`.
     async fn copy(
         &self,
         segment: &SegmentName,
         members: Vec<Claimed>,
+        others: &mut Vec<SessionKey>,
         batch: &mut Batch,
         work: &Work,
     ) -> Result<(Written, Vec<Commit>)> {
@@ -81,7 +93,8 @@ impl Archive {
             }
             work.pace.take(1).await;
             self.renew_if_due(batch).await?;
-            let Some(row) = self.row_of(&member, &mut sessions).await? else {
+            let Some(row) = self.row_of(&member, &mut sessions, others).await? else {
+                others.push(member.key);
                 continue;
             };
             let pointer = writer.copy_session(&row, member.epoch, &mut events).await?;
@@ -92,16 +105,26 @@ impl Archive {
                 pointer,
             });
         }
+        while let Some(row) = sessions.next().await? {
+            others.push(SessionKey::new(segment.tenant().clone(), row.session.id));
+        }
         Ok((writer.finish().await?, commits))
     }
 
     /// The row of a session, which comes after those that were read; as the store has the session now. `None` where it was
     /// erased meanwhile.
-    async fn row_of(&self, member: &Claimed, rows: &mut SessionRows) -> Result<Option<SessionRow>> {
+    async fn row_of(
+        &self,
+        member: &Claimed,
+        rows: &mut SessionRows,
+        others: &mut Vec<SessionKey>,
+    ) -> Result<Option<SessionRow>> {
         let id = &member.key.id;
         let row = loop {
             match rows.next().await? {
-                Some(row) if row.session.id < *id => {}
+                Some(row) if row.session.id < *id => {
+                    others.push(SessionKey::new(member.key.tenant.clone(), row.session.id));
+                }
                 Some(row) if row.session.id == *id && member.pointer.as_ref() == Some(&row.pointer) => {
                     break row;
                 }

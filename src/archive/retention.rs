@@ -9,9 +9,11 @@
 
 use std::{collections::HashSet, fmt, time::Duration};
 
+use futures_util::{StreamExt, stream};
+
 use super::{
     Archive,
-    discard::Discarded,
+    discard::{Discarded, Known},
     faults::Faults,
     ms, now,
     run::stopped,
@@ -31,6 +33,9 @@ const PREFIXES: [&str; 3] = [SESSIONS_PREFIX, EVENTS_PREFIX, MANIFESTS_PREFIX];
 fn is_by_day(prefix: &str) -> bool {
     prefix != MANIFESTS_PREFIX
 }
+
+/// Segments that are deleted at the same time: while the sessions of one are listed, those of the other are erased.
+const SEGMENTS_IN_FLIGHT: usize = 2;
 
 /// Sessions of a segment that others have claimed, with which it is left to the next time.
 const CLAIMED_MAX: usize = 2 * CATALOG_BATCH_MAX;
@@ -81,35 +86,36 @@ impl Archive {
         let mut left = HashSet::new();
         for prefix in PREFIXES {
             let mut listing = self.listing(prefix);
-            'prefix: while let Some(objects) = listing.next().await? {
+            let mut is_behind = false;
+            while !is_behind && let Some(objects) = listing.next().await? {
+                let mut over = Vec::new();
                 for segment in objects.iter().filter_map(|object| segment_of(&object.path)) {
-                    if !is_over(&segment, retention, at) {
-                        match is_by_day(prefix) {
-                            true => break 'prefix,
-                            false => continue,
+                    if is_over(&segment, retention, at) {
+                        over.push(segment);
+                    } else if is_by_day(prefix) {
+                        is_behind = true;
+                        break;
+                    }
+                }
+                over.retain(|segment| !left.contains(segment));
+                let expiring = over.into_iter().map(|segment| self.expire_segment(segment, at));
+                let mut expiring = stream::iter(expiring).buffered(SEGMENTS_IN_FLIGHT);
+                while let Some((segment, sessions, outcome)) = expiring.next().await {
+                    done.sessions += sessions;
+                    match outcome {
+                        Ok(discarded) => {
+                            done.segments += self.told(&segment, discarded, &mut done.faults);
+                            if discarded == Discarded::Deleted {
+                                continue;
+                            }
                         }
+                        Err(error) => self.blame_in_upkeep(&segment, error, &mut done.faults).await?,
                     }
-                    if !left.contains(&segment) && !self.expire_one(&segment, at, &mut done).await? {
-                        left.insert(segment);
-                    }
+                    left.insert(segment);
                 }
             }
         }
         Ok(done)
-    }
-
-    /// Says whether the segment is gone; what is wrong with it is told.
-    async fn expire_one(&self, segment: &SegmentName, at: Timestamp, done: &mut Expired) -> Result<bool> {
-        match self.expire_segment(segment, at, done).await {
-            Ok(discarded) => {
-                done.segments += self.told(segment, discarded, &mut done.faults);
-                Ok(discarded == Discarded::Deleted)
-            }
-            Err(error) => {
-                self.blame_in_upkeep(segment, error, &mut done.faults).await?;
-                Ok(false)
-            }
-        }
     }
 
     /// Whether any day is over by this machine's clock.
@@ -148,13 +154,21 @@ impl Archive {
         Ok(any)
     }
 
-    /// Erases the sessions of a segment, and deletes it; gives what became of it.
+    /// Erases the sessions of a segment, and deletes it; gives how many those were, and what became of it.
     async fn expire_segment(
         &self,
-        segment: &SegmentName,
+        segment: SegmentName,
         at: Timestamp,
-        done: &mut Expired,
-    ) -> Result<Discarded> {
+    ) -> (SegmentName, u64, Result<Discarded>) {
+        let mut known = Known::default();
+        let outcome = match self.expire_sessions(&segment, at, &mut known).await {
+            Ok(()) => self.discard_expired(&segment, known).await,
+            Err(error) => Err(error),
+        };
+        (segment, known.sessions, outcome)
+    }
+
+    async fn expire_sessions(&self, segment: &SegmentName, at: Timestamp, known: &mut Known) -> Result<()> {
         let forget_at = at.saturating_add_ms(ms(self.0.options.tombstone));
         let catalog = &self.0.catalog;
         let mut claimed: HashSet<SessionKey> = HashSet::new();
@@ -174,11 +188,11 @@ impl Archive {
             let erased = self.changing(&keys, catalog.expire(&some, forget_at)).await?;
             for (archived, is_erased) in some.iter().zip(erased) {
                 match is_erased {
-                    true => done.sessions += 1,
+                    true => known.sessions += 1,
                     false => drop(claimed.insert(archived.key.clone())),
                 }
             }
         }
-        self.discard_expired(segment).await
+        Ok(())
     }
 }

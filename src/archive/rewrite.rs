@@ -9,7 +9,8 @@
 
 use std::{fmt, sync::Arc};
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::task::{JoinError, JoinSet};
+use tracing::Instrument as _;
 
 use super::{
     Archive, Progress,
@@ -20,7 +21,7 @@ use super::{
     segment::SessionRow,
 };
 use crate::{
-    domain::{Kind, Result, SegmentName, SessionKey, Timestamp},
+    domain::{Error, Kind, Result, SegmentName, SessionKey, Timestamp},
     store::catalog::{Affected, CATALOG_BATCH_MAX, Pending, Standing},
 };
 
@@ -55,6 +56,14 @@ impl fmt::Display for Rewritten {
             faults => write!(f, "; segments that can't be rewritten: {faults}"),
         }
     }
+}
+
+fn broken_off(error: JoinError) -> Error {
+    Error::new(
+        Kind::Internal,
+        "the rewriting of a segment broke off; the log says why",
+    )
+    .with_source(error)
 }
 
 /// Which segments are rewritten.
@@ -100,19 +109,29 @@ impl Archive {
             let affected = self.0.catalog.affected(after.as_ref(), SEGMENTS_AT_ONCE).await?;
             let Some(last) = affected.last() else { break };
             after = Some(last.segment.clone());
-            let (mut waiting, mut rewriting) = (affected.iter(), FuturesUnordered::new());
+            let (mut waiting, mut rewriting) = (affected.into_iter(), JoinSet::new());
             loop {
                 let room = SEGMENTS_IN_FLIGHT - rewriting.len();
                 for affected in waiting.by_ref().take(room) {
-                    rewriting.push(self.rewrite_if_time(affected, extent, &work));
+                    let (archive, work) = (self.clone(), work.on(affected.segment.day()));
+                    let rewriting_one = async move {
+                        let rewritten = archive.rewrite_if_time(&affected, extent, &work).await;
+                        (affected.segment, rewritten)
+                    };
+                    // Tasks of their own, since they check and copy rows for as long as they wait.
+                    rewriting.spawn(rewriting_one.in_current_span());
                 }
-                let Some((segment, rewritten)) = rewriting.next().await else {
+                let Some(rewritten) = rewriting.join_next().await else {
                     break;
                 };
-                match rewritten {
-                    Ok(Some(discarded)) => done.segments += self.told(segment, discarded, &mut done.faults),
-                    Ok(None) => {}
-                    Err(error) => self.blame_in_upkeep(segment, error, &mut done.faults).await?,
+                match rewritten.map_err(broken_off)? {
+                    (segment, Ok(Some(discarded))) => {
+                        done.segments += self.told(&segment, discarded, &mut done.faults);
+                    }
+                    (_, Ok(None)) => {}
+                    (segment, Err(error)) => {
+                        self.blame_in_upkeep(&segment, error, &mut done.faults).await?;
+                    }
                 }
             }
         }
@@ -150,24 +169,20 @@ impl Archive {
     }
 
     /// Gives what became of the segment; `None` where it is not time.
-    async fn rewrite_if_time<'a>(
+    async fn rewrite_if_time(
         &self,
-        affected: &'a Affected,
+        affected: &Affected,
         extent: Extent,
         work: &Work,
-    ) -> (&'a SegmentName, Result<Option<Discarded>>) {
-        let segment = &affected.segment;
-        let rewriting = async {
-            if self.is_stopping() {
-                return Err(stopped());
-            }
-            if extent == Extent::Due && !self.is_time(affected).await? {
-                return Ok(None);
-            }
-            self.move_members(segment, &work.on(segment.day())).await?;
-            self.discard(segment).await.map(Some)
-        };
-        (segment, rewriting.await)
+    ) -> Result<Option<Discarded>> {
+        if self.is_stopping() {
+            return Err(stopped());
+        }
+        if extent == Extent::Due && !self.is_time(affected).await? {
+            return Ok(None);
+        }
+        let known = self.move_members(&affected.segment, work).await?;
+        self.discard(&affected.segment, known).await.map(Some)
     }
 
     /// How the sessions that a segment holds stand, whether or not their pointer leads there; in its order.

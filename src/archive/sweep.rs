@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::{
     Archive,
-    discard::Discarded,
+    discard::{Discarded, Known},
     ms, now,
     objects::{ObjectErrorKind, ObjectMeta},
     run::stopped,
@@ -198,7 +198,7 @@ impl Archive {
     }
 
     async fn sweep_segment(&self, segment: &SegmentName, bytes: u64, swept: &mut Swept) -> Result<()> {
-        match self.discard(segment).await {
+        match self.discard(segment, Known::default()).await {
             Ok(Discarded::Deleted) => {
                 swept.segments += 1;
                 swept.bytes += bytes;

@@ -276,7 +276,7 @@ async fn a_read_with_min_seq_shows_the_event_that_got_it() {
     for fine in [json!(0), json!(-1), json!(i64::MAX), json!(i64::MIN)] {
         expect(server.get(&format!("/v1/sessions/s?minSeq={fine}")), 200).await;
     }
-    for bad in ["", "x", "1.0", "9223372036854775808"] {
+    for bad in ["", "x", "1.0", "%2B5", "9223372036854775808"] {
         let problem = expect_problem(
             server.get(&format!("/v1/sessions/s?minSeq={bad}")),
             400,

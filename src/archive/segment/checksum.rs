@@ -103,8 +103,16 @@ impl Digest {
     }
 }
 
-#[derive(Default)]
 struct Canonical(Vec<u8>);
+
+/// Room for what most rows have beside payload and metadata, so that it need not grow step by step.
+const CANONICAL_BYTES: usize = 256;
+
+impl Default for Canonical {
+    fn default() -> Self {
+        Self(Vec::with_capacity(CANONICAL_BYTES))
+    }
+}
 
 impl Canonical {
     fn bits(&mut self, bits: u64) {

@@ -68,6 +68,16 @@ impl Scan {
         &self.file.name
     }
 
+    /// The rows of the file, as its footer has it.
+    fn count(&self) -> u64 {
+        self.file
+            .footer
+            .row_group_starts
+            .last()
+            .copied()
+            .unwrap_or_default()
+    }
+
     /// The next few rows, as `read` makes them out; `None` behind the last.
     pub async fn next<T: Send + 'static>(
         &mut self,
@@ -175,6 +185,11 @@ impl SessionRows {
             scan: Scan::open(objects, name, sessions_path(name), schema::sessions()).await?,
             rows: VecDeque::new(),
         })
+    }
+
+    /// How many there are in the file.
+    pub fn count(&self) -> u64 {
+        self.scan.count()
     }
 
     /// The next one.

@@ -90,7 +90,7 @@ impl Claimant {
         keys: &[SessionKey],
         claim: Claim,
     ) -> Result<Vec<Claimed>> {
-        let mut granted = Vec::new();
+        let (mut granted, owner) = (Vec::new(), self.owner.to_string());
         for key in keys {
             let Some(entry) = entries::find(connection, key)? else {
                 continue;
@@ -106,7 +106,7 @@ impl Claimant {
                 leftovers::keep(connection, &entry, late)?;
             }
             let epoch = entry.epoch.saturating_add(1).max(self.now);
-            let values = params![epoch, self.owner.to_string(), self.until(), entry.id];
+            let values = params![epoch, owner, self.until(), entry.id];
             connection.prepare_cached(CLAIM)?.execute(values)?;
             granted.push(Claimed {
                 key: key.clone(),

@@ -4,7 +4,7 @@
 //! The list of what is left to delete is a table of its own, because an erased id may be opened again before the last
 //! of its old events is gone.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     SqliteOptions,
@@ -23,9 +23,11 @@ const BURY: &str = "UPDATE sessions SET forget_at = ?, version = 0, archived = 0
      started_at = NULL, ended_at = NULL, user_id = NULL, language = NULL, end_reason = NULL, \
      metadata = NULL, epoch = max(epoch + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER)), segment = NULL, first_row = NULL, rows = NULL, claim_owner = NULL, \
      claim_until = NULL, opened_at = NULL, restored_at = NULL, tidy_at = NULL, used_at = NULL WHERE id = ?";
+const EXPIRING: &str = "SELECT id FROM sessions WHERE tenant = ? AND session_id = ? AND segment = ? \
+     AND first_row = ? AND rows = ? AND epoch = ? AND claim_owner IS NULL";
+const HAS_EVENTS: &str = "SELECT EXISTS (SELECT 1 FROM events INDEXED BY events_once WHERE session = ?)";
 /// A session without events needs no purge, and every purge on the list has something to delete.
-const REMEMBER: &str = "INSERT INTO erasures (session) \
-     SELECT ?1 WHERE EXISTS (SELECT 1 FROM events INDEXED BY events_once WHERE session = ?1)";
+const REMEMBER: &str = "INSERT INTO erasures (session) VALUES (?)";
 const LISTED: &str = "SELECT EXISTS (SELECT 1 FROM erasures WHERE session = ?)";
 const NEXT: &str = "SELECT min(session) FROM erasures";
 const DOOMED: &str = "SELECT rowid, octet_length(payload) FROM events INDEXED BY events_once \
@@ -40,6 +42,8 @@ const DROP_TOMBSTONES: &str = "DELETE FROM sessions WHERE id IN (SELECT id FROM 
 #[cfg(test)]
 pub(super) const STATEMENTS: &[&str] = &[
     BURY,
+    EXPIRING,
+    HAS_EVENTS,
     REMEMBER,
     LISTED,
     NEXT,
@@ -85,12 +89,12 @@ fn bury_row(connection: &Connection, id: i64, forget_at: Timestamp) -> Result<Re
     connection
         .prepare_cached(BURY)?
         .execute(params![forget_at.unix_ms(), id])?;
-    let has_events = connection.prepare_cached(REMEMBER)?.execute([id])? == 1;
-    Ok(if has_events {
-        Remains::Events(id)
-    } else {
-        Remains::Content
-    })
+    let mut has_events = connection.prepare_cached(HAS_EVENTS)?;
+    if !has_events.query_row([id], |row| row.get(0))? {
+        return Ok(Remains::Content);
+    }
+    connection.prepare_cached(REMEMBER)?.execute([id])?;
+    Ok(Remains::Events(id))
 }
 
 /// As [`bury`], of a session that a caller erases: its erasure marker is owed to the archive if that may hold bytes of it.
@@ -111,11 +115,27 @@ pub(super) fn expire(
     now: UnixMs,
 ) -> Result<Vec<(bool, Remains)>> {
     let expire = |archived: &Archived| {
-        let Some(entry) = entries::find(connection, &archived.key)? else {
+        let (segment, first_row, rows) = entries::columns(&archived.pointer)?;
+        let key = &archived.key;
+        let mut expiring = connection.prepare_cached(EXPIRING)?;
+        let values = params![
+            key.tenant.as_str(),
+            key.id.as_str(),
+            segment,
+            first_row,
+            rows,
+            archived.epoch
+        ];
+        if let Some(id) = expiring.query_row(values, |row| row.get(0)).optional()? {
+            leftovers::keep_of_expired(connection, id, &segment)?;
+            return Ok((true, bury_row(connection, id, forget_at)?));
+        }
+        let Some(entry) = entries::find(connection, key)? else {
             return Ok((false, Remains::Nothing));
         };
         match &entry.state {
             State::Erased => Ok((true, Remains::Nothing)),
+            // Somebody claimed it and never gave that up.
             State::Archived(pointer)
                 if *pointer == archived.pointer
                     && entry.epoch == archived.epoch

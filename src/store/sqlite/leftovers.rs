@@ -17,26 +17,28 @@ use crate::{
 };
 
 const KEEP: &str = "INSERT INTO leftovers (session, segment, erased) VALUES (?, ?, ?) \
-     ON CONFLICT (session, segment) DO NOTHING";
+     ON CONFLICT (segment, session) DO NOTHING";
 const ERASE: &str = "UPDATE leftovers SET erased = 1 WHERE session = ?";
 const ANY: &str = "SELECT EXISTS (SELECT 1 FROM leftovers WHERE session = ?)";
 const ERASED: &str = "SELECT count(DISTINCT session) FROM leftovers INDEXED BY leftovers_of_erased \
      WHERE erased = 1";
 const OLDEST: &str = "SELECT min(sessions.epoch) FROM leftovers INDEXED BY leftovers_of_erased \
      CROSS JOIN sessions ON sessions.id = leftovers.session WHERE leftovers.erased = 1";
+/// The plus keeps to the order of segments: few entries are of sessions that are not erased, and those for a while only.
 /// The epoch of a tombstone is the time of its erasure, in milliseconds; it is a small number in those of older versions.
 const AFFECTED: &str = "SELECT leftovers.segment, count(*), min(sessions.epoch) \
-     FROM leftovers INDEXED BY leftovers_erased CROSS JOIN sessions ON sessions.id = leftovers.session \
-     WHERE leftovers.erased = 1 AND leftovers.segment > ? AND leftovers.segment <> ? \
+     FROM leftovers NOT INDEXED CROSS JOIN sessions ON sessions.id = leftovers.session \
+     WHERE +leftovers.erased = 1 AND leftovers.segment > ? AND leftovers.segment <> ? \
      GROUP BY leftovers.segment ORDER BY leftovers.segment LIMIT ?";
 const HAS: &str = "SELECT EXISTS (SELECT 1 FROM leftovers WHERE session = ? AND segment = ?)";
-const OWED: &str = "SELECT tenant, session_id, epoch FROM leftovers INDEXED BY leftovers_erased \
+const OWED: &str = "SELECT tenant, session_id, epoch FROM leftovers NOT INDEXED \
      CROSS JOIN sessions ON sessions.id = leftovers.session \
      WHERE leftovers.erased = 1 AND leftovers.segment = ? LIMIT ?";
 const PAID: &str = "DELETE FROM leftovers WHERE session = ? AND segment = ?";
-const NEXT: &str = "SELECT min(segment) FROM leftovers INDEXED BY leftovers_by_segment WHERE segment > ?";
-const FORGET: &str = "DELETE FROM leftovers WHERE rowid IN (SELECT rowid FROM leftovers \
-     INDEXED BY leftovers_by_segment WHERE segment = ? LIMIT ?)";
+const NEXT: &str = "SELECT min(segment) FROM leftovers NOT INDEXED WHERE segment > ?";
+const FORGET: &str = "DELETE FROM leftovers WHERE segment = ?1 AND session <= coalesce(\
+     (SELECT session FROM leftovers NOT INDEXED WHERE segment = ?1 ORDER BY session LIMIT 1 OFFSET ?2 - 1), \
+     9223372036854775807)";
 
 #[cfg(test)]
 pub(super) const STATEMENTS: &[&str] = &[
@@ -62,6 +64,17 @@ pub(super) fn keep_of_erased(connection: &Connection, entry: &Entry) -> Result<(
         keep(connection, entry, segment)?;
     }
     connection.prepare_cached(ERASE)?.execute([entry.id])?;
+    Ok(())
+}
+
+/// As [`keep_of_erased`], of an archived session that nobody claims: `segment` is where its pointer leads.
+pub(super) fn keep_of_expired(connection: &Connection, session: i64, segment: &str) -> Result<()> {
+    // Few have any. A statement that may change several rows costs as much as all else here.
+    if any(connection, session)? {
+        connection.prepare_cached(ERASE)?.execute([session])?;
+    }
+    let values = params![session, segment, true];
+    connection.prepare_cached(KEEP)?.execute(values)?;
     Ok(())
 }
 
