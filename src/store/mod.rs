@@ -12,6 +12,7 @@ use crate::domain::{
 };
 
 pub mod catalog;
+pub mod leases;
 pub mod mongo;
 pub(crate) mod refusal;
 pub mod sqlite;

@@ -1,7 +1,7 @@
 //! The store for many replicas: MongoDB, as a replica set or sharded.
 //!
-//! - Two collections, `sessions` and `events`, and a small one for records of the archive; an operator finds in `documents` what lies in them, and in `keys`
-//!   how it is named. Every statement of the request path names its session's key, which is the shard key, and so
+//! - Two collections, `sessions` and `events`, and small ones for records of the archive and for leases; an operator finds in
+//!   `documents` and `leases` what lies in them, and in `keys` how it is named. Every statement of the request path names its session's key, which is the shard key, and so
 //!   goes to one shard; only the listing, upkeep and what looks for work of the archive ask all of them.
 //! - A write is acknowledged when a majority has it in its journal (I1), and reads go to the primary and see what a
 //!   majority has (I3). No transactions: each change is one statement on one document, with a condition that holds
@@ -43,6 +43,7 @@ mod fault;
 mod idle;
 mod inserts;
 mod keys;
+mod leases;
 mod listing;
 mod payload;
 mod primary;
@@ -61,6 +62,7 @@ use setup::{Mode, admin::Server};
 const SESSIONS: &str = "sessions";
 const EVENTS: &str = "events";
 const ARCHIVE_RUNS: &str = "archive_runs";
+const LEASES: &str = "leases";
 
 /// The database of a URL that names none.
 const DATABASE_DEFAULT: &str = "colloquy";
@@ -92,6 +94,9 @@ pub struct MongoOptions {
     /// How long the archive waits between claiming a session and reading its events; an append that takes nearly as long
     /// looks at its sessions again. See [`settle_time`](super::catalog::Catalog::settle_time).
     pub append_settle: Duration,
+    /// Most that the clocks of two routers, or of two primaries in a row, may be apart. Claims and leases are left to their owners
+    /// for so much longer than they last.
+    pub clocks_apart_max: Duration,
     /// Events of an erased session deleted by one statement; at least one.
     pub purge_events_max: u32,
     /// Events deleted in one round of upkeep, about.
@@ -114,6 +119,7 @@ impl Default for MongoOptions {
             setup_time_max: Duration::from_hours(1),
             sequences_max: 65_536,
             append_settle: Duration::from_secs(2),
+            clocks_apart_max: Duration::from_secs(5),
             purge_events_max: 500,
             upkeep_events_max: 5_000,
             upkeep_sessions_max: 100,

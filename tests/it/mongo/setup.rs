@@ -63,7 +63,7 @@ async fn init_says_what_it_did_and_then_that_nothing_was_left() {
             .iter()
             .filter(|finding| finding.state == State::Done)
             .count(),
-        14,
+        15,
         "{first}"
     );
     for again in [init(&url).await, check(&url).await] {

@@ -73,8 +73,8 @@ impl Index {
     }
 }
 
-pub(super) fn collections() -> [Collection; 3] {
-    [sessions(), events(), archive_runs()]
+pub(super) fn collections() -> [Collection; 4] {
+    [sessions(), events(), archive_runs(), leases()]
 }
 
 fn sessions() -> Collection {
@@ -226,6 +226,25 @@ fn archive_runs() -> Collection {
             },
         } },
         indexes: vec![Index::new(BY_RUN, doc! { "startedAt": 1 })],
+        superseded: Vec::new(),
+        shard_key: None,
+    }
+}
+
+fn leases() -> Collection {
+    Collection {
+        name: "leases",
+        validator: doc! { "$jsonSchema": {
+            "title": format!("{OURS}which process does a chore"),
+            "required": ["owner", "until", "timeMs"],
+            "properties": {
+                "_id": { "bsonType": "string" },
+                "owner": { "bsonType": "string" },
+                "until": { "bsonType": "date" },
+                "timeMs": { "bsonType": "long" },
+            },
+        } },
+        indexes: Vec::new(),
         superseded: Vec::new(),
         shard_key: None,
     }
