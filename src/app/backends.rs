@@ -21,6 +21,7 @@ use crate::{
     store::{
         Store,
         catalog::Catalog,
+        leases::Leases,
         mongo::{self, MongoOptions, MongoStore, Report},
         sqlite::{SqliteOptions, SqliteStore},
     },
@@ -31,6 +32,11 @@ use crate::{
 /// # Errors
 /// The store can't be opened, is another process's, was not initialised, or is none of ours.
 pub async fn open(config: &Config) -> Result<Service, AppError> {
+    open_parts(config).await.map(|(service, _)| service)
+}
+
+/// As [`open`], with the leases of the same store.
+pub(super) async fn open_parts(config: &Config) -> Result<(Service, Arc<dyn Leases>), AppError> {
     let store: Arc<dyn Catalog> = match &config.store {
         // Blocks, which nothing else has begun to mind at this point.
         StoreUrl::Sqlite(path) => Arc::new(SqliteStore::open(path, sqlite_options(config))?),
@@ -57,13 +63,15 @@ pub async fn open(config: &Config) -> Result<Service, AppError> {
         CacheUrl::Redis(url) => Arc::new(RedisCache::connect(url, redis_options(config)).await),
     };
     let service = Service::new(Arc::clone(&store) as _, Arc::clone(&cache), limits);
-    Ok(match open_objects(config).await? {
+    let leases: Arc<dyn Leases> = Arc::clone(&store) as _;
+    let service = match open_objects(config).await? {
         Some(objects) => {
             let objects = Arc::new(Observed::new(objects));
             service.with_archive(Archive::new(store, cache, objects, archive_options(config)))
         }
         None => service,
-    })
+    };
+    Ok((service, leases))
 }
 
 fn tombstone(config: &Config) -> Duration {
@@ -152,6 +160,7 @@ fn mongo_options(config: &Config) -> MongoOptions {
         connect_time_max: Duration::from_millis(config.mongo_connect_ms_max),
         sequences_max: config.mongo_sequences_max,
         append_settle: Duration::from_millis(config.mongo_append_settle_ms),
+        clocks_apart_max: Duration::from_millis(config.mongo_clocks_apart_ms_max),
         ..MongoOptions::default()
     }
 }

@@ -24,6 +24,7 @@ mod bad_requests;
 mod behind_nginx;
 mod cache;
 mod cache_model;
+mod chores;
 mod config;
 #[path = "../../src/store/conformance/mod.rs"]
 mod conformance;
