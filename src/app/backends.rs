@@ -53,6 +53,8 @@ pub(super) async fn open_parts(config: &Config) -> Result<(Service, Arc<dyn Leas
             group_events_max: config.append_group_events_max,
             group_bytes_max: config.append_group_bytes_max,
             flush_slots: config.append_flush_slots,
+            stalled_after: Duration::from_millis(config.append_stalled_ms),
+            stalled_events_max: config.append_stalled_events_max,
         },
     };
     let cache: Arc<dyn Cache> = match config.cache() {

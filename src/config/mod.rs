@@ -152,6 +152,8 @@ config! {
     append_group_events_max: usize = number(1..=100_000);
     append_group_bytes_max: usize = number(256 * KIB..=32 * MIB);
     append_flush_slots: usize = number(1..=64);
+    append_stalled_ms: u64 = number(10..=60_000);
+    append_stalled_events_max: usize = number(1..=1_000_000);
     import_conversations_in_flight: usize = number(1..=1_024);
     import_line_bytes_max: usize = number(KIB..=1024 * MIB);
 }

@@ -154,6 +154,10 @@ impl Call {
         self.deadline
     }
 
+    pub(super) fn attempts_max(&self) -> u32 {
+        self.attempts_max
+    }
+
     /// The option `clocks_apart_max`.
     pub(super) fn clocks_apart_max(&self) -> Duration {
         self.clocks_apart_max

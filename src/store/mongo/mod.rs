@@ -16,7 +16,11 @@
 //! not know it yet, as a process that is cut off with it, may answer with a slightly older state. So may a shard behind a
 //! `mongos` just after its election.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use mongodb::{
@@ -24,7 +28,7 @@ use mongodb::{
     bson::{Document, doc},
 };
 
-use super::{Append, HotEvent, HotEvents, Idle, IdleFound, Opened, Store, Upkeep};
+use super::{Append, HotEvent, HotEvents, Idle, IdleFound, Opened, Place, Store, Upkeep};
 use crate::domain::{
     Appended, End, Error, EventId, EventQuery, Expected, Kind, Page, Result, Session, SessionKey,
     SessionPatch, SessionQuery, Tenant, Timestamp,
@@ -46,6 +50,7 @@ mod keys;
 mod leases;
 mod listing;
 mod payload;
+mod places;
 mod primary;
 mod sequence;
 mod sessions;
@@ -55,6 +60,7 @@ use append::Appends;
 use call::Calls;
 use connect::Connection;
 use idle::Sweep;
+use places::Places;
 use sequence::Sequences;
 pub use setup::{CHUNKS_DEFAULT, CHUNKS_MAX, Finding, Report, State};
 use setup::{Mode, admin::Server};
@@ -147,6 +153,7 @@ pub struct MongoStore {
     client: Client,
     calls: Calls,
     sequences: Sequences,
+    places: Arc<Places>,
     /// The write concern, for commands that the driver does not see into.
     concern: Document,
     options: MongoOptions,
@@ -174,6 +181,12 @@ impl MongoStore {
             return Err(error);
         }
         connection.client.warm_connection_pool().await;
+        let server = Server {
+            client: connection.client.clone(),
+            time_max: options.call_time_max,
+        };
+        let places = Arc::new(Places::new(server, connection.database.clone()));
+        places.look().await;
         let database = connection.client.database(&connection.database);
         let calls = Calls::new(database, connection.primaries, &options);
         // Best now, before there are requests that would wait for it. Where it can't be done yet, the first of them will.
@@ -183,6 +196,7 @@ impl MongoStore {
         Ok(Self {
             calls,
             sequences: Sequences::new(options.sequences_max),
+            places,
             concern: connection.concern,
             client: connection.client,
             options,
@@ -313,7 +327,14 @@ impl Store for MongoStore {
             concern: &self.concern,
             settle: self.options.append_settle,
         };
-        Ok(appends.append(&batch).await?)
+        let began = Instant::now();
+        let outcomes = appends.append(&batch).await;
+        self.places.appended(outcomes.is_ok(), began.elapsed());
+        Ok(outcomes?)
+    }
+
+    fn place(&self, key: &SessionKey) -> Place {
+        self.places.of(&keys::of_session(key))
     }
 
     async fn last_seqs(&self, keys: &[SessionKey]) -> Result<Vec<Option<i64>>> {
