@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use super::AppError;
+use super::{AppError, shared};
 use crate::{
     archive::{
         Archive, ArchiveOptions,
@@ -22,7 +22,8 @@ use crate::{
         Store,
         catalog::Catalog,
         leases::Leases,
-        mongo::{self, MongoOptions, MongoStore, Report},
+        mongo::{self, Init, MongoOptions, MongoStore, Report},
+        settings::Leave,
         sqlite::{SqliteOptions, SqliteStore},
     },
 };
@@ -40,7 +41,14 @@ pub(super) async fn open_parts(config: &Config) -> Result<(Service, Arc<dyn Leas
     let store: Arc<dyn Catalog> = match &config.store {
         // Blocks, which nothing else has begun to mind at this point.
         StoreUrl::Sqlite(path) => Arc::new(SqliteStore::open(path, sqlite_options(config))?),
-        StoreUrl::Mongo(url) => Arc::new(MongoStore::connect(url, mongo_options(config)).await?),
+        StoreUrl::Mongo(url) => {
+            let store = MongoStore::connect(url, mongo_options(config)).await?;
+            if let Err(error) = shared::compare(&store, config).await {
+                store.close().await;
+                return Err(error);
+            }
+            Arc::new(store)
+        }
     };
     let limits = Limits {
         page_payload_bytes_max: config.page_payload_bytes_max,
@@ -185,20 +193,34 @@ fn redis_options(config: &Config) -> RedisOptions {
     }
 }
 
-/// `colloquy init`: makes what the store needs, where it is missing, and says what it did. Can be repeated. With
-/// `drop_superseded` it also drops what only earlier versions use.
+/// What `colloquy init` may do besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct InitFlags {
+    /// Drop what only earlier versions use, and refuse their processes from now on.
+    pub drop_superseded: bool,
+    /// Record this configuration's shared settings in place of others.
+    pub change_settings: bool,
+}
+
+/// `colloquy init`: makes what the store needs, where it is missing, records the settings that all processes share, and says
+/// what it did. Can be repeated.
 ///
 /// # Errors
 /// The store can't be reached, or it refuses.
-pub async fn init(config: &Config, drop_superseded: bool) -> Result<Standing, AppError> {
+pub async fn init(config: &Config, flags: InitFlags) -> Result<Standing, AppError> {
     match &config.store {
         StoreUrl::Sqlite(path) => Ok(look_into(path, config).await?),
         StoreUrl::Mongo(url) => {
-            let (options, chunks) = (mongo_options(config), config.mongo_chunks);
-            let report = match drop_superseded {
-                true => mongo::init_and_drop_superseded(url, &options, chunks).await?,
-                false => mongo::init(url, &options, chunks).await?,
+            let init = Init {
+                chunks: config.mongo_chunks,
+                drop_superseded: flags.drop_superseded,
+                ours: shared::ours(config),
+                leave: Leave {
+                    change: flags.change_settings,
+                    narrow: flags.drop_superseded,
+                },
             };
+            let report = mongo::initialise(url, &mongo_options(config), &init).await?;
             Ok(standing(&report))
         }
     }
@@ -231,7 +253,10 @@ async fn check_store(config: &Config) -> Result<Standing> {
             "nothing is there yet: the embedded store makes its file when it is first used",
         )),
         StoreUrl::Sqlite(path) => look_into(path, config).await,
-        StoreUrl::Mongo(url) => Ok(standing(&mongo::check(url, &mongo_options(config)).await?)),
+        StoreUrl::Mongo(url) => {
+            let (options, ours) = (mongo_options(config), shared::ours(config));
+            Ok(standing(&mongo::check(url, &options, &ours).await?))
+        }
     }
 }
 

@@ -40,8 +40,9 @@ use crate::{
 mod backends;
 mod chores;
 mod gauges;
+mod shared;
 
-pub use backends::{check, compact, init, open};
+pub use backends::{InitFlags, check, compact, init, open};
 pub use chores::round;
 
 /// Why a command failed.

@@ -15,6 +15,7 @@ pub mod catalog;
 pub mod leases;
 pub mod mongo;
 pub(crate) mod refusal;
+pub mod settings;
 pub mod sqlite;
 
 /// A part of a store that may fail by itself, as a shard of a cluster does.

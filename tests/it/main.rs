@@ -64,6 +64,7 @@ mod rolling;
 mod session_lists;
 mod session_patches;
 mod sessions;
+mod shared_settings;
 mod shedding;
 mod shutdown;
 mod slow_takers;

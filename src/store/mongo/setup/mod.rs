@@ -59,7 +59,7 @@ pub enum State {
 }
 
 impl Report {
-    fn say(&mut self, state: State, what: impl Into<String>) {
+    pub(super) fn say(&mut self, state: State, what: impl Into<String>) {
         self.0.push(Finding {
             state,
             what: what.into(),

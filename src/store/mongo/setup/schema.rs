@@ -73,8 +73,8 @@ impl Index {
     }
 }
 
-pub(super) fn collections() -> [Collection; 4] {
-    [sessions(), events(), archive_runs(), leases()]
+pub(super) fn collections() -> [Collection; 5] {
+    [sessions(), events(), archive_runs(), leases(), settings()]
 }
 
 fn sessions() -> Collection {
@@ -242,6 +242,30 @@ fn leases() -> Collection {
                 "owner": { "bsonType": "string" },
                 "until": { "bsonType": "date" },
                 "timeMs": { "bsonType": "long" },
+            },
+        } },
+        indexes: Vec::new(),
+        superseded: Vec::new(),
+        shard_key: None,
+    }
+}
+
+fn settings() -> Collection {
+    Collection {
+        name: "settings",
+        validator: doc! { "$jsonSchema": {
+            "title": format!("{OURS}settings that all processes share"),
+            "required": ["values", "protocols", "changes"],
+            "properties": {
+                "_id": { "bsonType": "string" },
+                "values": { "bsonType": "object" },
+                "protocols": {
+                    "bsonType": "object",
+                    "required": ["min", "max"],
+                    "properties": { "min": { "bsonType": "long" }, "max": { "bsonType": "long" } },
+                },
+                "changes": { "bsonType": "long" },
+                "changedAt": { "bsonType": "date" },
             },
         } },
         indexes: Vec::new(),
