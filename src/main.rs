@@ -70,6 +70,9 @@ enum Command {
         /// Drop the indexes that only earlier versions use; none of their processes may still run
         #[arg(long)]
         drop_superseded: bool,
+        /// Record this configuration's shared settings in place of others; no server may run
+        #[arg(long)]
+        change_settings: bool,
     },
     /// Say whether every backend can be reached and is set up right
     Check,
@@ -291,8 +294,15 @@ async fn run(command: Command, config: &Config) -> Result<ExitCode, AppError> {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Command::Init { drop_superseded } => {
-            let standing = app::init(config, drop_superseded).await?;
+        Command::Init {
+            drop_superseded,
+            change_settings,
+        } => {
+            let flags = app::InitFlags {
+                drop_superseded,
+                change_settings,
+            };
+            let standing = app::init(config, flags).await?;
             return Ok(print(&format!("{standing}\n"), standing.ready));
         }
         Command::Check => {

@@ -81,13 +81,20 @@ impl Place {
                 redis: engines.redis_pid().filter(|_| target.has_redis()),
             },
         };
-        if place.store.is_some() {
-            let output = place.command(true)?.arg("init").output()?;
-            if !output.status.success() {
-                return Err(format!("colloquy init: {}", String::from_utf8_lossy(&output.stderr)).into());
-            }
-        }
+        place.init(true, &[])?;
         Ok(place)
+    }
+
+    /// Prepares the database, where there is one, for services with or without the cache: a setting that all share.
+    fn init(&self, cache: bool, flags: &[&str]) -> Result<(), Failure> {
+        if self.store.is_none() {
+            return Ok(());
+        }
+        let output = self.command(cache)?.arg("init").args(flags).output()?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(format!("colloquy init: {}", String::from_utf8_lossy(&output.stderr)).into()),
+        }
     }
 
     /// Starts a service here, and waits until it is ready.
@@ -101,6 +108,9 @@ impl Place {
     }
 
     async fn start_with(&self, cache: bool) -> Result<Service, Failure> {
+        // The one before may have had the other kind of cache.
+        self.init(cache, &[])
+            .or_else(|_| self.init(cache, &["--change-settings"]))?;
         let address_file = self.folder.path().join("address");
         let _ = std::fs::remove_file(&address_file);
         let log = std::fs::File::options()

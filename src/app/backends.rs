@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use super::AppError;
+use super::{AppError, shared};
 use crate::{
     archive::{
         Archive, ArchiveOptions,
@@ -21,7 +21,9 @@ use crate::{
     store::{
         Store,
         catalog::Catalog,
-        mongo::{self, MongoOptions, MongoStore, Report},
+        leases::Leases,
+        mongo::{self, Init, MongoOptions, MongoStore, Report},
+        settings::Leave,
         sqlite::{SqliteOptions, SqliteStore},
     },
 };
@@ -31,10 +33,22 @@ use crate::{
 /// # Errors
 /// The store can't be opened, is another process's, was not initialised, or is none of ours.
 pub async fn open(config: &Config) -> Result<Service, AppError> {
+    open_parts(config).await.map(|(service, _)| service)
+}
+
+/// As [`open`], with the leases of the same store.
+pub(super) async fn open_parts(config: &Config) -> Result<(Service, Arc<dyn Leases>), AppError> {
     let store: Arc<dyn Catalog> = match &config.store {
         // Blocks, which nothing else has begun to mind at this point.
         StoreUrl::Sqlite(path) => Arc::new(SqliteStore::open(path, sqlite_options(config))?),
-        StoreUrl::Mongo(url) => Arc::new(MongoStore::connect(url, mongo_options(config)).await?),
+        StoreUrl::Mongo(url) => {
+            let store = MongoStore::connect(url, mongo_options(config)).await?;
+            if let Err(error) = shared::compare(&store, config).await {
+                store.close().await;
+                return Err(error);
+            }
+            Arc::new(store)
+        }
     };
     let limits = Limits {
         page_payload_bytes_max: config.page_payload_bytes_max,
@@ -47,6 +61,8 @@ pub async fn open(config: &Config) -> Result<Service, AppError> {
             group_events_max: config.append_group_events_max,
             group_bytes_max: config.append_group_bytes_max,
             flush_slots: config.append_flush_slots,
+            stalled_after: Duration::from_millis(config.append_stalled_ms),
+            stalled_events_max: config.append_stalled_events_max,
         },
     };
     let cache: Arc<dyn Cache> = match config.cache() {
@@ -57,13 +73,15 @@ pub async fn open(config: &Config) -> Result<Service, AppError> {
         CacheUrl::Redis(url) => Arc::new(RedisCache::connect(url, redis_options(config)).await),
     };
     let service = Service::new(Arc::clone(&store) as _, Arc::clone(&cache), limits);
-    Ok(match open_objects(config).await? {
+    let leases: Arc<dyn Leases> = Arc::clone(&store) as _;
+    let service = match open_objects(config).await? {
         Some(objects) => {
             let objects = Arc::new(Observed::new(objects));
             service.with_archive(Archive::new(store, cache, objects, archive_options(config)))
         }
         None => service,
-    })
+    };
+    Ok((service, leases))
 }
 
 fn tombstone(config: &Config) -> Duration {
@@ -152,6 +170,7 @@ fn mongo_options(config: &Config) -> MongoOptions {
         connect_time_max: Duration::from_millis(config.mongo_connect_ms_max),
         sequences_max: config.mongo_sequences_max,
         append_settle: Duration::from_millis(config.mongo_append_settle_ms),
+        clocks_apart_max: Duration::from_millis(config.mongo_clocks_apart_ms_max),
         ..MongoOptions::default()
     }
 }
@@ -174,20 +193,34 @@ fn redis_options(config: &Config) -> RedisOptions {
     }
 }
 
-/// `colloquy init`: makes what the store needs, where it is missing, and says what it did. Can be repeated. With
-/// `drop_superseded` it also drops what only earlier versions use.
+/// What `colloquy init` may do besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct InitFlags {
+    /// Drop what only earlier versions use, and refuse their processes from now on.
+    pub drop_superseded: bool,
+    /// Record this configuration's shared settings in place of others.
+    pub change_settings: bool,
+}
+
+/// `colloquy init`: makes what the store needs, where it is missing, records the settings that all processes share, and says
+/// what it did. Can be repeated.
 ///
 /// # Errors
 /// The store can't be reached, or it refuses.
-pub async fn init(config: &Config, drop_superseded: bool) -> Result<Standing, AppError> {
+pub async fn init(config: &Config, flags: InitFlags) -> Result<Standing, AppError> {
     match &config.store {
         StoreUrl::Sqlite(path) => Ok(look_into(path, config).await?),
         StoreUrl::Mongo(url) => {
-            let (options, chunks) = (mongo_options(config), config.mongo_chunks);
-            let report = match drop_superseded {
-                true => mongo::init_and_drop_superseded(url, &options, chunks).await?,
-                false => mongo::init(url, &options, chunks).await?,
+            let init = Init {
+                chunks: config.mongo_chunks,
+                drop_superseded: flags.drop_superseded,
+                ours: shared::ours(config),
+                leave: Leave {
+                    change: flags.change_settings,
+                    narrow: flags.drop_superseded,
+                },
             };
+            let report = mongo::initialise(url, &mongo_options(config), &init).await?;
             Ok(standing(&report))
         }
     }
@@ -220,7 +253,10 @@ async fn check_store(config: &Config) -> Result<Standing> {
             "nothing is there yet: the embedded store makes its file when it is first used",
         )),
         StoreUrl::Sqlite(path) => look_into(path, config).await,
-        StoreUrl::Mongo(url) => Ok(standing(&mongo::check(url, &mongo_options(config)).await?)),
+        StoreUrl::Mongo(url) => {
+            let (options, ours) = (mongo_options(config), shared::ours(config));
+            Ok(standing(&mongo::check(url, &options, &ours).await?))
+        }
     }
 }
 

@@ -34,13 +34,15 @@ use crate::{
     config::Config,
     domain::{Error, SessionId, Tenant},
     service::Service,
+    store::leases::Leases,
 };
 
 mod backends;
 mod chores;
 mod gauges;
+mod shared;
 
-pub use backends::{check, compact, init, open};
+pub use backends::{InitFlags, check, compact, init, open};
 pub use chores::round;
 
 /// Why a command failed.
@@ -78,8 +80,8 @@ pub enum AppError {
 /// The store can't be opened, the address is taken, or the file can't be written.
 pub async fn serve(config: &Config, address_file: Option<&Path>) -> Result<(), AppError> {
     let stop = stop_signal().map_err(AppError::Server)?;
-    let service = open(config).await?;
-    let served = serve_on(config, &service, address_file, stop).await;
+    let (service, leases) = backends::open_parts(config).await?;
+    let served = serve_on(config, &service, &leases, address_file, stop).await;
     service.close().await;
     match served? {
         0 => tracing::info!("stopped; nothing was left unfinished"),
@@ -94,6 +96,7 @@ pub async fn serve(config: &Config, address_file: Option<&Path>) -> Result<(), A
 async fn serve_on(
     config: &Config,
     service: &Service,
+    leases: &Arc<dyn Leases>,
     address_file: Option<&Path>,
     stop: impl Future<Output = ()>,
 ) -> Result<usize, AppError> {
@@ -142,9 +145,9 @@ async fn serve_on(
     let archive = backends::archive_url(config);
     tracing::info!(store = %config.store, cache = %config.cache(), %archive, "Colloquy {} serves {url}", env!("CARGO_PKG_VERSION"));
     tracing::info!("try it in a browser: {url}/docs");
-    let chores = chores::begin(service, config);
+    let chores = chores::begin(service, leases, config);
     let cut_off = server.serve(endpoint, limits, draining, answers, stop).await;
-    chores.end();
+    chores.end().await;
     Ok(cut_off)
 }
 

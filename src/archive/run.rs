@@ -55,6 +55,11 @@ impl Trigger {
             Self::Api => "api",
         }
     }
+
+    /// Whether a run tidies, too. Of those on schedule there may be one on every server, and tidying is for one at a time.
+    fn tidies(self) -> bool {
+        self != Self::Schedule
+    }
 }
 
 impl fmt::Display for Trigger {
@@ -438,13 +443,15 @@ impl Archive {
     }
 
     /// Whether a run with nothing more said would find anything to do.
-    pub async fn has_work(&self) -> Result<bool> {
-        let untidy = self.0.catalog.untidy(1).await?;
+    pub async fn has_work(&self, trigger: Trigger) -> Result<bool> {
         let one = RunRequest {
             limit: Some(1),
             ..RunRequest::default()
         };
-        Ok(!untidy.is_empty() || self.due(one).await? > 0)
+        if self.due(one).await? > 0 {
+            return Ok(true);
+        }
+        Ok(trigger.tidies() && !self.0.catalog.untidy(1).await?.is_empty())
     }
 
     async fn drive(&self, run: &RunRecord, work: &Work) -> Result<()> {
@@ -454,7 +461,9 @@ impl Archive {
             work.progress.sessions.store(due, Ordering::Relaxed);
             return Ok(());
         }
-        self.tidy(work).await?;
+        if run.trigger.tidies() {
+            self.tidy(work).await?;
+        }
         let mut left = run.request.limit.unwrap_or(u64::MAX);
         let mut fruitless = 0;
         while left > 0 {

@@ -1,15 +1,15 @@
 //! What is left to do for sessions after their commit: hot events that a run did not come to delete, and events that came
 //! late.
 //!
-//! Every commit puts its sessions on the list, and a run that came to its end looks at them once more some time later. A
+//! Every commit puts its sessions on the list. A run that came to its end looks at them once more some time later. A
 //! hot event of which the segment holds a copy is deleted; so is one that differs from the copy of its id, since
 //! it was never acknowledged. One that the segment does not know came late: its session moves to a new segment,
 //! together with it. Until then readers see it all the same.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Archive,
+    Archive, Counts, Progress,
     run::{Work, stopped},
 };
 use crate::{
@@ -18,6 +18,17 @@ use crate::{
 };
 
 impl Archive {
+    /// Tidies all that is due, by itself: what a run does first, unless it is one on schedule. Gives what moved, and what could
+    /// not be tidied.
+    ///
+    /// # Errors
+    /// The store or the archive can't be reached.
+    pub async fn tidy_due(&self) -> Result<Counts> {
+        let work = Work::new(self, Arc::new(Progress::default()));
+        self.tidy(&work).await?;
+        Ok(work.progress.so_far())
+    }
+
     /// Tidies all that is due, and moves sessions with late events to a new segment.
     pub(super) async fn tidy(&self, work: &Work) -> Result<()> {
         loop {

@@ -1,5 +1,6 @@
 //! A round of what keeps the archive in order: ends idle sessions where that is asked for, archives what is due, takes erased bytes out, deletes
-//! days past their retention and what nothing leads to. A server does it on schedule, `colloquy archive upkeep` once.
+//! days past their retention and what nothing leads to. `colloquy archive upkeep` does it once. Servers do its parts on
+//! schedule: archiving each, the others one server at a time.
 //!
 //! Any number of processes may do it at once: the store says who does what.
 
@@ -12,11 +13,12 @@ use crate::{
     service::Service,
 };
 
-/// What a round consists of, in its order.
-pub const CHORES: [&str; 5] = [IDLE, ARCHIVING, REWRITING, RETENTION, SWEEPING];
+/// What [`Round::look_after`] consists of, in its order.
+pub const OF_ARCHIVE: [&str; 4] = [TIDYING, REWRITING, RETENTION, SWEEPING];
 
 pub const IDLE: &str = "ending idle sessions";
 pub const ARCHIVING: &str = "archiving";
+pub const TIDYING: &str = "tidying";
 const REWRITING: &str = "rewriting segments";
 const RETENTION: &str = "retention";
 const SWEEPING: &str = "sweeping the archive";
@@ -26,7 +28,7 @@ const SWEEPING: &str = "sweeping the archive";
 pub struct Round {
     /// `None`: archived days are kept for ever.
     pub retention: Option<Duration>,
-    /// `None`: a round ends no sessions. A server that does rounds on schedule ends them beside those.
+    /// `None`: no session is ended for being idle.
     pub idle_timeout: Option<Duration>,
     pub sweep_grace: Duration,
     pub trigger: Trigger,
@@ -36,8 +38,8 @@ pub struct Round {
 pub type Done = Result<Option<String>>;
 
 impl Round {
-    /// Does each chore, and tells what came of it. One that fails keeps none of the others back; a process that is
-    /// stopping begins none.
+    /// Does everything, and tells what came of it. A chore that fails keeps none of the others back; a process that is
+    /// stopping begins none. Tidying is the first part of archiving here.
     ///
     /// # Errors
     /// [`Kind::ArchiveUnavailable`]: there is no archive. All else is told.
@@ -47,6 +49,28 @@ impl Round {
         if !archive.is_stopping() {
             tell(ARCHIVING, self.archive(service).await);
         }
+        self.take_out(service, tell).await
+    }
+
+    /// The upkeep of what is archived: all but the end of idle sessions and archiving. Told as by
+    /// [`perform`](Self::perform).
+    ///
+    /// # Errors
+    /// As [`perform`](Self::perform).
+    pub async fn look_after(
+        &self,
+        service: &Service,
+        mut tell: impl FnMut(&'static str, Done),
+    ) -> Result<()> {
+        if !service.archive()?.is_stopping() {
+            tell(TIDYING, tidy(service).await);
+        }
+        self.take_out(service, tell).await
+    }
+
+    /// Deletes what is to go from the archive.
+    async fn take_out(&self, service: &Service, mut tell: impl FnMut(&'static str, Done)) -> Result<()> {
+        let archive = service.archive()?;
         if !archive.is_stopping() {
             tell(REWRITING, rewrite(service).await);
         }
@@ -67,10 +91,14 @@ impl Round {
         Ok((ended > 0).then(|| format!("{ended} ended")))
     }
 
-    async fn archive(&self, service: &Service) -> Done {
+    /// Archives what is due.
+    ///
+    /// # Errors
+    /// What a run is recorded to have failed by.
+    pub async fn archive(&self, service: &Service) -> Done {
         let archive = service.archive()?;
         // A run leaves a record, so there is one only where there is something to do.
-        if !archive.has_work().await? {
+        if !archive.has_work(self.trigger).await? {
             return Ok(None);
         }
         let progress = Arc::new(Progress::default());
@@ -91,6 +119,20 @@ impl Round {
             true => Ok(done.is_noteworthy().then(|| done.to_string())),
             false => Err(failed(done.to_string())),
         }
+    }
+}
+
+async fn tidy(service: &Service) -> Done {
+    let done = service.archive()?.tidy_due().await?;
+    match done.sessions_failed {
+        0 => {
+            let moved = counted(done.sessions, "session");
+            Ok((done.sessions > 0).then(|| format!("{moved} with late events moved to new segments")))
+        }
+        failed_ones => Err(failed(format!(
+            "{} could not be tidied; the log says why",
+            counted(failed_ones, "session")
+        ))),
     }
 }
 

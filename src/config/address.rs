@@ -158,6 +158,37 @@ impl FromStr for CacheUrl {
     }
 }
 
+impl CacheUrl {
+    /// Which cache it is, without how to log in to it: two URLs of one cache have the same identity, if they name its hosts alike.
+    pub fn identity(&self) -> String {
+        const PORT: &str = "6379";
+        let Self::Redis(url) = self else {
+            return self.to_string();
+        };
+        let text = url.to_string();
+        let (scheme, rest) = text.split_once("://").unwrap_or(("redis", &text));
+        let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+        let rest = rest.split(['?', '#']).next().unwrap_or_default();
+        let (hosts, database) = rest.split_once('/').unwrap_or((rest, ""));
+        let host = |host: &str| {
+            let host = host.trim_end_matches('/').to_ascii_lowercase();
+            match host.rsplit_once(':') {
+                Some((_, port)) if !port.ends_with(']') => host,
+                _ => format!("{host}:{PORT}"),
+            }
+        };
+        let mut hosts: Vec<String> = hosts.split(',').map(host).collect();
+        hosts.sort_unstable();
+        match scheme.ends_with("-cluster") {
+            true => format!("cluster {}", hosts.join(",")),
+            false => {
+                let database = if database.is_empty() { "0" } else { database };
+                format!("{}/{database}", hosts.join(","))
+            }
+        }
+    }
+}
+
 impl fmt::Display for CacheUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -230,5 +261,29 @@ impl fmt::Display for Redacted<'_> {
 impl fmt::Debug for Redacted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_is_the_same_whatever_logs_in_to_it() {
+        let identity = |text: &str| text.parse::<CacheUrl>().unwrap().identity();
+        for (text, expected) in [
+            ("none", "none"),
+            ("redis://cache.example", "cache.example:6379/0"),
+            ("redis://Cache.example:6379/0", "cache.example:6379/0"),
+            (
+                "rediss://me:p%40ss@cache.example:6380/2?protocol=resp3",
+                "cache.example:6380/2",
+            ),
+            ("redis://[::1]", "[::1]:6379/0"),
+            ("redis-cluster://b:7000,a:7001", "cluster a:7001,b:7000"),
+            ("redis-cluster://me:secret@a:7001,b:7000", "cluster a:7001,b:7000"),
+        ] {
+            assert_eq!(identity(text), expected, "{text}");
+        }
     }
 }

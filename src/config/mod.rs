@@ -91,6 +91,7 @@ config! {
     store: StoreUrl = text;
     tombstone_days: u32 = number(1..=3_650);
     upkeep_every_ms: u64 = number(100..=86_400_000);
+    chore_lease_ms: u64 = number(1_000..=3_600_000);
     health_every_ms: u64 = number(100..=600_000);
     sqlite_readers: usize = number(1..=64);
     sqlite_queue_jobs_max: usize = number(1..=1_000_000);
@@ -104,6 +105,7 @@ config! {
     mongo_connect_ms_max: u64 = number(100..=60_000);
     mongo_sequences_max: usize = number(1_024..=10_000_000);
     mongo_append_settle_ms: u64 = number(1..=60_000);
+    mongo_clocks_apart_ms_max: u64 = number(0..=60_000);
     mongo_chunks: u32 = number(1..=65_536);
     cache: CacheUrl = text;
     cache_prefix: KeyPrefix = text;
@@ -150,6 +152,8 @@ config! {
     append_group_events_max: usize = number(1..=100_000);
     append_group_bytes_max: usize = number(256 * KIB..=32 * MIB);
     append_flush_slots: usize = number(1..=64);
+    append_stalled_ms: u64 = number(10..=60_000);
+    append_stalled_events_max: usize = number(1..=1_000_000);
     import_conversations_in_flight: usize = number(1..=1_024);
     import_line_bytes_max: usize = number(KIB..=1024 * MIB);
 }

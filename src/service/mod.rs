@@ -10,6 +10,7 @@
 //! - [`reading`], [`writing`]: what the cache has to do with either.
 //! - [`group_commit`]: makes concurrent appends share the store's commits; [`commit`]: one such.
 //! - [`watch`]: how the backends are.
+//! - [`chore`]: what one process does for all.
 //! - [`clock`]: the time, and sequence numbers from it.
 
 use std::{sync::Arc, time::Duration};
@@ -23,6 +24,7 @@ use crate::{
     store::{Store, Upkeep},
 };
 
+pub mod chore;
 pub mod clock;
 pub mod commit;
 pub mod events;

@@ -66,6 +66,15 @@ impl Service {
         }
     }
 
+    /// Forgets what was left to archive: another process looks from now on.
+    pub fn forget_backlog(&self) {
+        self.watch.update(|seen| {
+            seen.backlog_age = None;
+            seen.erasures_pending = None;
+            seen.erasure_overdue = None;
+        });
+    }
+
     /// Looks at what is left to archive, and to take out of the archive. Asks every shard.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::Store;
+use super::{Store, leases::Leases};
 use crate::domain::{
     Event, EventId, JsonObject, Pointer, Result, SegmentName, Session, SessionKey, Timestamp,
 };
@@ -146,7 +146,7 @@ pub struct Affected {
     pub since: Timestamp,
 }
 
-/// A store whose sessions can be archived.
+/// A store whose sessions can be archived. Its [`Leases`] say which process looks after it.
 ///
 /// The promises of [`Store`] about durability, visibility and errors hold here too. `Ok` from a method that takes
 /// several sessions means that each was tried; repeating any call is safe. The lists that methods take have at most
@@ -162,7 +162,7 @@ pub struct Affected {
 /// - `erase` puts its segment, and the owner of a claim that was not given up, on the tombstone's `left`. While there
 ///   is an entry the tombstone stands, even past its time.
 #[async_trait]
-pub trait Catalog: Store {
+pub trait Catalog: Store + Leases {
     /// How long after its claim a session's hot events may still grow: appends that were under way when it ended.
     /// What lands later than that was not acknowledged as new. Zero where an append and an end exclude each other.
     fn settle_time(&self) -> Duration;

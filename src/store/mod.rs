@@ -12,9 +12,15 @@ use crate::domain::{
 };
 
 pub mod catalog;
+pub mod leases;
 pub mod mongo;
 pub(crate) mod refusal;
+pub mod settings;
 pub mod sqlite;
+
+/// A part of a store that may fail by itself, as a shard of a cluster does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Place(pub u32);
 
 /// An event on its way into a session.
 #[derive(Debug, Clone)]
@@ -173,8 +179,15 @@ pub trait Store: Send + Sync + 'static {
     /// The stored timestamp is [`NewEvent::timestamp_with`] the stored `seq`.
     ///
     /// # Errors
-    /// As a whole only when nothing is known of any event, such as a lost connection or a failed commit.
+    /// As a whole only when nothing is known of any event, such as a lost connection or a failed commit. An event of which
+    /// nothing is known fails by itself, with [`Kind::Unavailable`], where others of the call are settled.
     async fn append(&self, batch: Vec<Append>) -> Result<Vec<Result<Appended>>>;
+
+    /// Where the session lies, as far as is known without asking. Sessions of different places fail apart from each other, so it
+    /// pays to append to them apart. Nothing else hangs on it, and it may change at any time.
+    fn place(&self, _: &SessionKey) -> Place {
+        Place::default()
+    }
 
     /// For each session the number that the `seq` of its next event must exceed: that of its last event, or the one before
     /// [`Session::seq_min`]. `None`: any will do, or the session is not there, as an append then says.

@@ -158,6 +158,8 @@ pub struct Metrics {
     archive_bytes: Counter<u64>,
     archive_last_run: Gauge<f64>,
     chore_failures: Counter<u64>,
+    chore_rounds: Counter<u64>,
+    chore_owner: Gauge<u64>,
 }
 
 impl Metrics {
@@ -231,14 +233,19 @@ impl Metrics {
             archive_last_run: meter
                 .f64_gauge("colloquy.archive.last_run_timestamp")
                 .with_unit("s")
-                .with_description(
-                    "When this process last did a round of the archive's chores without a failure.",
-                )
+                .with_description("When this process last archived what was due without a failure.")
                 .build(),
             chore_failures: counter(
                 "colloquy.chore_failures",
                 "Chores that failed; each is tried again at its time.",
             ),
+            chore_rounds: counter("colloquy.chore.rounds", "Rounds of chores that this process did."),
+            chore_owner: meter
+                .u64_gauge("colloquy.chore.owner")
+                .with_description(
+                    "Whether this process does the chores that one process at a time does, by their lease.",
+                )
+                .build(),
         };
         metrics.begin_at_zero();
         metrics
@@ -346,20 +353,30 @@ impl Metrics {
         self.archive_bytes.add(bytes, &[]);
     }
 
-    /// A round of the archive's chores ended well.
+    /// Archiving on schedule ended well.
     pub fn archive_round(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.archive_last_run.record(now.as_secs_f64(), &[]);
     }
 
-    /// A chore is done from now on.
+    /// A chore may be done from now on.
     pub fn chore_begun(&self, chore: &'static str) {
-        self.chore_failures.add(0, &[KeyValue::new("chore", chore)]);
+        let labels = [KeyValue::new("chore", chore)];
+        self.chore_failures.add(0, &labels);
+        self.chore_rounds.add(0, &labels);
     }
 
-    /// A chore failed.
-    pub fn chore_failed(&self, chore: &'static str) {
-        self.chore_failures.add(1, &[KeyValue::new("chore", chore)]);
+    /// This process did a round of a chore.
+    pub fn chore_done(&self, chore: &'static str, is_good: bool) {
+        let labels = [KeyValue::new("chore", chore)];
+        self.chore_rounds.add(1, &labels);
+        self.chore_failures.add(u64::from(!is_good), &labels);
+    }
+
+    /// Whether this process has the lease of a chore.
+    pub fn chore_owned(&self, lease: &'static str, is_owner: bool) {
+        self.chore_owner
+            .record(u64::from(is_owner), &[KeyValue::new("lease", lease)]);
     }
 }
 

@@ -51,6 +51,9 @@ impl Store {
                     "--set=mongo_pool_min=0".to_owned(),
                     // Nothing here holds an append up for long.
                     "--set=mongo_append_settle_ms=200".to_owned(),
+                    // A server that is killed and started again is not to wait long for its own leases.
+                    "--set=chore_lease_ms=1000".to_owned(),
+                    "--set=mongo_clocks_apart_ms_max=100".to_owned(),
                 ];
                 flags.extend(archive_flags(folder));
                 flags

@@ -17,7 +17,7 @@ use colloquy::{
         SessionKey, SessionPatch, SessionQuery, Tenant, Timestamp,
     },
     service::{Appends, GroupCommit, GroupLimits},
-    store::{Append, HotEvent, HotEvents, Idle, IdleFound, Opened, Store, Upkeep},
+    store::{Append, HotEvent, HotEvents, Idle, IdleFound, Opened, Place, Store, Upkeep},
 };
 use futures_util::FutureExt;
 use tokio::sync::Semaphore;
@@ -29,6 +29,10 @@ enum Deed {
     Fail(Kind),
     Panic,
     Miscount,
+    /// Does not answer before the test says so.
+    Hang,
+    /// Nothing is known of the events named `lost`; the others are stored.
+    LoseSome,
 }
 
 /// Given the event ids of a call.
@@ -41,6 +45,7 @@ struct Scripted {
     calls: Mutex<Vec<Vec<String>>>,
     entered: Semaphore,
     gate: Semaphore,
+    hanging: Semaphore,
 }
 
 impl Scripted {
@@ -50,6 +55,7 @@ impl Scripted {
             calls: Mutex::default(),
             entered: Semaphore::new(0),
             gate: Semaphore::new(0),
+            hanging: Semaphore::new(0),
         })
     }
 
@@ -87,6 +93,18 @@ impl Store for Scripted {
         let mut outcomes: Vec<_> = batch.into_iter().map(stored).collect();
         match (self.script)(&ids) {
             Deed::Store => Ok(outcomes),
+            Deed::Hang => {
+                self.hanging.acquire().await.expect("open").forget();
+                Ok(outcomes)
+            }
+            Deed::LoseSome => {
+                for (outcome, id) in outcomes.iter_mut().zip(&ids) {
+                    if id == "lost" {
+                        *outcome = Err(Error::new(Kind::Unavailable, "as the test says"));
+                    }
+                }
+                Ok(outcomes)
+            }
             Deed::Fail(kind) => Err(Error::new(kind, "as the test says")),
             Deed::Panic => panic!("as the test says"),
             Deed::Miscount => {
@@ -118,6 +136,17 @@ impl Store for Scripted {
 
     async fn erase(&self, _: &SessionKey, _: Timestamp) -> Result<()> {
         unreachable!("group commit only appends")
+    }
+
+    /// Sessions named `shard-N-…` lie on the shard N.
+    fn place(&self, key: &SessionKey) -> Place {
+        let mut words = key.id.as_str().split('-').skip(1);
+        Place(
+            words
+                .next()
+                .and_then(|shard| shard.parse().ok())
+                .unwrap_or_default(),
+        )
     }
 
     async fn last_seqs(&self, _: &[SessionKey]) -> Result<Vec<Option<i64>>> {
@@ -175,6 +204,8 @@ const LIMITS: GroupLimits = GroupLimits {
     group_events_max: 100,
     group_bytes_max: 10_000,
     flush_slots: 1,
+    stalled_after: Duration::from_secs(3_600),
+    stalled_events_max: 100,
 };
 
 fn event_of(id: &str, payload: &str) -> NewEvent {
@@ -540,4 +571,164 @@ async fn draining_waits_for_everything_that_was_accepted() {
     for waiting in waiting {
         assert!(waiting.now_or_never().is_some(), "answered before it was drained");
     }
+}
+
+/// The events of one request to a session on this shard.
+fn unit_on(shard: u32, ids: &[&str]) -> Appends {
+    Appends {
+        key: SessionKey::new(
+            Tenant::default(),
+            format!("shard-{shard}-s").parse().expect("an id"),
+        ),
+        ..unit(ids)
+    }
+}
+
+/// Whatever is appended to the shard 1 meets `deed`. Its events are named `a…`, and those of the shard 2 `b…`.
+fn shard_1(deed: Deed) -> Arc<Scripted> {
+    let store = Scripted::new(move |ids| match ids[0].starts_with('a') {
+        true => deed,
+        false => Deed::Store,
+    });
+    store.open_gate();
+    store
+}
+
+fn group_commit(store: &Arc<Scripted>, limits: GroupLimits) -> GroupCommit {
+    let store = Arc::clone(store) as Arc<dyn Store>;
+    GroupCommit::new(store, Arc::new(NoCache), Arc::default(), limits)
+}
+
+#[tokio::test]
+async fn a_shard_that_hangs_holds_up_no_event_of_another() {
+    let store = shard_1(Deed::Hang);
+    let commit = group_commit(&store, LIMITS);
+    let first = hand_over(&commit, unit_on(1, &["a-0"]));
+    store.entered().await;
+    // Behind the group that hangs, and in between those of the other shard.
+    let mut waiting = Vec::new();
+    for n in 1..=50 {
+        if n % 10 == 0 {
+            waiting.push(hand_over(&commit, unit_on(1, &[&format!("a-{n}")])));
+        }
+        let id = format!("b-{n}");
+        is_stored(hand_over(&commit, unit_on(2, &[&id])), &[&id]).await;
+    }
+    for waiting in &mut waiting {
+        assert!(waiting.now_or_never().is_none(), "the shard has not answered yet");
+    }
+    store.hanging.add_permits(10);
+    is_stored(first, &["a-0"]).await;
+    for (n, waiting) in waiting.into_iter().enumerate() {
+        is_stored(waiting, &[&format!("a-{}", (n + 1) * 10)]).await;
+    }
+    for call in store.calls() {
+        let of_shard_1 = call.iter().filter(|id| id.starts_with('a')).count();
+        assert!(of_shard_1 == 0 || of_shard_1 == call.len(), "{call:?}");
+    }
+    commit.drain().await;
+}
+
+#[tokio::test]
+async fn a_shard_that_is_away_fails_its_own_events_alone() {
+    let store = Scripted::new(|ids| match ids[0].starts_with('a') {
+        true => Deed::Fail(Kind::Unavailable),
+        false => Deed::Store,
+    });
+    let commit = group_commit(&store, LIMITS);
+    let under_way = [(1, "a-0"), (2, "b-0")].map(|(shard, id)| hand_over(&commit, unit_on(shard, &[id])));
+    store.entered().await;
+    store.entered().await;
+    let behind = [(1, "a-1"), (2, "b-1"), (1, "a-2"), (2, "b-2")]
+        .map(|(shard, id)| (id, hand_over(&commit, unit_on(shard, &[id]))));
+    store.open_gate();
+    let [a, b] = under_way;
+    fails_with(a, Kind::Unavailable).await;
+    is_stored(b, &["b-0"]).await;
+    for (id, waiting) in behind {
+        match id.starts_with('a') {
+            true => fails_with(waiting, Kind::Unavailable).await,
+            false => is_stored(waiting, &[id]).await,
+        }
+    }
+    let mut calls = store.calls();
+    calls.sort();
+    assert_eq!(calls, [vec!["a-0"], vec!["b-0"], vec!["b-1", "b-2"]]);
+}
+
+#[tokio::test]
+async fn few_wait_for_a_shard_that_confirms_nothing() {
+    let limits = GroupLimits {
+        stalled_after: Duration::ZERO,
+        stalled_events_max: 3,
+        ..LIMITS
+    };
+    let store = shard_1(Deed::Hang);
+    let commit = group_commit(&store, limits.clone());
+    let first = hand_over(&commit, unit_on(1, &["a-0"]));
+    store.entered().await;
+    // As long as it is the only one, there is none to be protected from it.
+    let alone: Vec<_> = (1..=5)
+        .map(|n| hand_over(&commit, unit_on(1, &[&format!("a-{n}")])))
+        .collect();
+    is_stored(hand_over(&commit, unit_on(2, &["b-0"])), &["b-0"]).await;
+    let refused = commit.append(unit_on(1, &["a-6"])).await;
+    assert_eq!(refused.expect_err("too many wait").kind(), Kind::Unavailable);
+    commit.room().expect("there is room for the other shard");
+    is_stored(hand_over(&commit, unit_on(2, &["b-1"])), &["b-1"]).await;
+    store.hanging.add_permits(10);
+    is_stored(first, &["a-0"]).await;
+    for (n, waiting) in alone.into_iter().enumerate() {
+        is_stored(waiting, &[&format!("a-{}", n + 1)]).await;
+    }
+    // It answers again, so it takes what comes.
+    is_stored(hand_over(&commit, unit_on(1, &["a-7"])), &["a-7"]).await;
+}
+
+#[tokio::test]
+async fn a_shard_has_its_share_of_the_queue_and_no_more() {
+    let limits = GroupLimits {
+        queue_events_max: 8,
+        ..LIMITS
+    };
+    let store = Scripted::new(|_| Deed::Store);
+    let commit = group_commit(&store, limits);
+    let mut under_way = Vec::new();
+    for (shard, id) in [(1, "a-0"), (2, "b-0")] {
+        under_way.push(hand_over(&commit, unit_on(shard, &[id])));
+        store.entered().await;
+    }
+    let hand = |shard, id: String| hand_over(&commit, unit_on(shard, &[&id]));
+    let mut waiting: Vec<_> = (1..=4).map(|n| hand(1, format!("a-{n}"))).collect();
+    let too_many = commit.append(unit_on(1, &["a-5"])).await;
+    assert_eq!(too_many.expect_err("its half is used").kind(), Kind::Overloaded);
+    commit.room().expect("the other half is free");
+    waiting.extend((1..=4).map(|n| hand(2, format!("b-{n}"))));
+    assert_eq!(commit.waiting().0, 8);
+    let too_many = commit.append(unit_on(2, &["b-5"])).await;
+    assert_eq!(too_many.expect_err("its half is used").kind(), Kind::Overloaded);
+    assert_eq!(commit.room().expect_err("both are full").kind(), Kind::Overloaded);
+    store.open_gate();
+    for waiting in under_way.into_iter().chain(waiting) {
+        outcome(waiting).await.expect("stored");
+    }
+    commit.room().expect("what was in the way has left");
+}
+
+#[tokio::test]
+async fn an_event_of_which_nothing_is_known_fails_alone() {
+    let store = Scripted::poisoned(Deed::LoseSome);
+    let (commit, first) = busy(&store, LIMITS).await;
+    let mixed = hand_over(&commit, unit(&["bad", "lost", "b"]));
+    let other = hand_over(&commit, unit(&["c"]));
+    store.open_gate();
+    is_stored(first, &["first"]).await;
+    let outcomes = outcome(mixed).await.expect("settled one by one");
+    let kinds: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| outcome.as_ref().err().map(Error::kind))
+        .collect();
+    assert_eq!(kinds, [None, Some(Kind::Unavailable), None]);
+    is_stored(other, &["c"]).await;
+    assert_eq!(store.calls().len(), 2, "nothing was driven again");
 }

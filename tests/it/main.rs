@@ -24,6 +24,7 @@ mod bad_requests;
 mod behind_nginx;
 mod cache;
 mod cache_model;
+mod chores;
 mod config;
 #[path = "../../src/store/conformance/mod.rs"]
 mod conformance;
@@ -63,6 +64,7 @@ mod rolling;
 mod session_lists;
 mod session_patches;
 mod sessions;
+mod shared_settings;
 mod shedding;
 mod shutdown;
 mod slow_takers;

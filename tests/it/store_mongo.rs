@@ -1,6 +1,6 @@
 //! The MongoDB store keeps the contract of a store.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use colloquy::store::{
@@ -17,6 +17,9 @@ use crate::{
     },
     engines,
 };
+
+/// One server has one clock. Tests that wait for the end of a lease wait for this, too.
+const CLOCKS_APART_MAX: Duration = Duration::from_millis(10);
 
 /// A database of its own on the shared replica set.
 struct Mongo(String);
@@ -35,6 +38,7 @@ impl Mongo {
     async fn connect(&self) -> Arc<MongoStore> {
         let options = MongoOptions {
             pool_min: 0,
+            clocks_apart_max: CLOCKS_APART_MAX,
             ..MongoOptions::default()
         };
         Arc::new(MongoStore::connect(&self.0, options).await.unwrap())

@@ -109,6 +109,15 @@ macro_rules! catalog_conformance {
                 segments_are_told_by_range_and_by_what_was_left;
             idling:
                 what_was_archived_or_restored_is_not_found_idle;
+            leasing:
+                of_racing_takers_one_gets_the_lease,
+                a_lease_is_told_to_last_as_long_as_it_may,
+                a_lease_that_its_owner_takes_again_lasts,
+                a_lease_ends_by_itself_and_then_goes_to_another,
+                a_lease_that_went_to_another_is_not_renewed,
+                a_lease_that_was_given_up_is_free_at_once,
+                only_its_owner_gives_a_lease_up,
+                leases_of_different_names_are_independent;
             recording:
                 runs_are_kept_newest_first,
                 old_runs_are_dropped;

@@ -161,6 +161,7 @@ pub async fn a_renewed_claim_lasts(subject: &dyn CatalogSubject) {
         if catalog.renew(one, &owner, LEASE).await.unwrap() == [true] {
             break (claimed, owner);
         }
+        claims_ended(&catalog, &owner).await;
     };
     // What was claimed later for as long as it was at first has ended, and it has not.
     let later = segment();

@@ -38,6 +38,7 @@ pub mod expiring;
 pub mod idling;
 pub mod interleaving;
 pub mod lasting;
+pub mod leasing;
 pub mod listing;
 pub mod locating;
 pub mod marking;

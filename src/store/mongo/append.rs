@@ -12,6 +12,9 @@
 //!   event was there before, and the erasure deleted it in this very moment, it is told as new once more.
 //! - The connection **is lost**: the insert is made again. What the first try stored meets its own `_id`, and is
 //!   recognised by its `seq`.
+//! - **Some** events are refused because of a state that passes, as on a shard whose primary is gone: they alone are inserted
+//!   again. Those that stay so fail by themselves, and the others are acknowledged. Likewise, what can't be found out
+//!   about an event after the insert is the failure of that event.
 //! - The process **dies**: a session may be left `initiated` with events; the repeated append makes it active.
 //!
 //! An archiver claims a session that has ended, waits for the time that is called `append_settle` here, reads its events,
@@ -34,21 +37,21 @@ use std::{
 use mongodb::bson::Document;
 
 use super::{
-    archive,
     call::Call,
     documents::{self, Place, Standing},
     events,
-    fault::{DUPLICATE_KEY, Fault, Result},
+    fault::{Fault, Result},
     idle,
-    inserts::{CLOCKS_APART_MAX, insert_many, last_sequences, last_sequences_ahead},
+    inserts::{CLOCKS_APART_MAX, Refused, insert_many, last_sequences, last_sequences_ahead},
     keys,
     sequence::{Proposal, Sequences, Taken},
-    sessions,
 };
 use crate::{
-    domain::{self, Appended, Error, Event, SessionId, Status, Timestamp},
+    domain::{self, Appended, Error, Event, Status, Timestamp},
     store::{Append, refusal},
 };
+
+mod settling;
 
 /// How often an event is appended anew because what was in its way was gone when looked at.
 const ROUNDS_MAX: u32 = 8;
@@ -76,8 +79,11 @@ impl Appends<'_> {
             if open.is_empty() {
                 break;
             }
-            if round > 0 {
-                self.call.pause(round.min(3)).await?;
+            if round > 0
+                && let Err(fault) = self.call.pause(round.min(3)).await
+            {
+                lose(&mut outcomes, &open, fault);
+                break;
             }
             let group = Group {
                 call: self.call,
@@ -90,7 +96,11 @@ impl Appends<'_> {
                 stored: HashMap::new(),
                 again: Vec::new(),
             };
-            group.append(open, self.settle).await?;
+            match group.append(&open, self.settle).await {
+                Err(fault) if round == 0 => return Err(fault),
+                Err(fault) => lose(&mut outcomes, &open, fault),
+                Ok(()) => {}
+            }
         }
         let contended = || Err(Fault::Contended.into());
         Ok(outcomes
@@ -146,9 +156,11 @@ struct Insert {
 }
 
 impl<'a> Group<'a> {
-    async fn append(mut self, open: Vec<usize>, settle: Duration) -> Result<()> {
+    /// # Errors
+    /// Nothing is known of any event that is open, nor was anything of them stored by this round that is known of.
+    async fn append(mut self, open: &[usize], settle: Duration) -> Result<()> {
         let began = Instant::now();
-        let ended = self.sort(&open).await?;
+        let ended = self.sort(open).await?;
         self.learn_sequences().await?;
         let mut first = ended.clone();
         first.extend(self.ambiguous());
@@ -159,15 +171,29 @@ impl<'a> Group<'a> {
         let inserted = self.insert(inserts).await?;
         let mut met = inserted.met;
         met.extend(&exhausted);
-        self.look_up(&met, &inserted.own).await?;
+        if let Err(fault) = self.look_up(&met, &inserted.own).await {
+            lose(self.outcomes, &met, fault);
+        }
         self.refuse_open(&exhausted, refusal::seq_exhausted);
 
         self.settle_sequences();
-        if began.elapsed() > settle.mul_f64(SETTLED_WITHIN) {
-            self.refuse_late().await?;
+        if began.elapsed() > settle.mul_f64(SETTLED_WITHIN)
+            && let Err(fault) = self.refuse_late().await
+        {
+            let new = |at: &usize| matches!(&self.outcomes[*at], Some(Ok(appended)) if !appended.replayed);
+            let new: Vec<usize> = open.iter().copied().filter(new).collect();
+            self.take_back(&new, fault);
         }
         self.repeat();
-        self.activate(&open).await
+        if let Err(fault) = self.activate(open).await {
+            let first = |at: &usize| {
+                let session = self.sessions.get(self.key(*at));
+                session.is_some_and(|session| session.place.status == Status::Initiated)
+            };
+            let first: Vec<usize> = open.iter().copied().filter(first).collect();
+            self.take_back(&first, fault);
+        }
+        Ok(())
     }
 
     fn key(&self, at: usize) -> &'a str {
@@ -176,14 +202,6 @@ impl<'a> Group<'a> {
 
     fn is_open(&self, at: usize) -> bool {
         self.outcomes[at].is_none()
-    }
-
-    fn refuse_open(&mut self, places: &[usize], refusal: impl Fn(&SessionId) -> Error) {
-        for &at in places {
-            if self.is_open(at) {
-                self.outcomes[at] = Some(Err(refusal(&self.batch[at].key.id)));
-            }
-        }
     }
 
     /// Reads how the sessions stand, and sorts the events: refused at once, told by an earlier one of the batch, new,
@@ -237,59 +255,6 @@ impl<'a> Group<'a> {
         let keys = keys.into_iter().map(str::to_owned).collect();
         let standings = idle::unmarked(self.call, self.concern, keys).await?;
         Ok(standings.into_iter().collect())
-    }
-
-    /// Refuses the events of ended sessions that were not found, unless they may have been moved meanwhile.
-    async fn refuse_ended(&mut self, ended: &[usize]) -> Result<()> {
-        let missing: Vec<usize> = ended.iter().copied().filter(|&at| self.is_open(at)).collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let now = self.standings(missing.iter().map(|&at| self.key(at))).await?;
-        for at in missing {
-            let k = self.key(at);
-            let id = &self.batch[at].key.id;
-            let refusal = match now.get(k) {
-                Some(Standing::Session(place)) if place.pointer.is_some() => refusal::session_archived(id),
-                Some(Standing::Session(place)) if place.epoch == self.sessions[k].place.epoch => {
-                    refusal::session_ended(id)
-                }
-                // Archived and restored, or erased: the next round finds out.
-                _ => continue,
-            };
-            self.outcomes[at] = Some(Err(refusal));
-        }
-        Ok(())
-    }
-
-    /// Takes back what was said of new events that an archiver may not have met, and has their sessions looked at.
-    async fn refuse_late(&mut self) -> Result<()> {
-        let is_new = |at: &usize| matches!(&self.outcomes[*at], Some(Ok(appended)) if !appended.replayed);
-        let new: HashMap<&str, Vec<usize>> = self
-            .sessions
-            .iter()
-            .map(|(&k, session)| (k, session.new.iter().copied().filter(is_new).collect::<Vec<_>>()))
-            .filter(|(_, new)| !new.is_empty())
-            .collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        let now = self.standings(new.keys().copied()).await?;
-        let is_late = |k: &str| {
-            let then = &self.sessions[k].place;
-            matches!(now.get(k), Some(Standing::Session(place)) if place.life == then.life
-                && (place.pointer.is_some() || place.epoch != then.epoch))
-        };
-        let late: Vec<(String, Vec<usize>)> = new
-            .into_iter()
-            .filter(|(k, _)| is_late(k))
-            .map(|(k, places)| (k.to_owned(), places))
-            .collect();
-        for &at in late.iter().flat_map(|(_, places)| places) {
-            self.outcomes[at] = Some(Err(refusal::session_archived(&self.batch[at].key.id)));
-        }
-        let untidy = late.into_iter().map(|(k, _)| k).collect();
-        archive::make_untidy(self.call, untidy, self.concern).await
     }
 
     /// Asks for the numbers that the unreserved ones must exceed: the greatest one of a session that this process does not
@@ -413,77 +378,38 @@ impl<'a> Group<'a> {
             documents::event(events, &insert.event, None)
         };
         let documents = inserts.iter().map(document).collect::<Result<Vec<_>>>()?;
-        let (refused, again) = insert_many(self.call, documents).await?;
+        let mut done = insert_many(self.call, documents).await?;
         let mut inserted = Inserted::default();
         for (place, insert) in inserts.into_iter().enumerate() {
             let Insert { at, event } = insert;
-            match refused.get(&place) {
+            match done.refused.remove(&place) {
                 None => {
                     self.outcomes[at] = Some(Ok(Appended {
                         event,
                         replayed: false,
                     }))
                 }
-                Some(&DUPLICATE_KEY) => {
+                Some(Refused::Duplicate) => {
                     inserted.met.push(at);
-                    if again {
+                    if done.again.contains(&place) {
                         inserted.own.insert(at, event.seq);
                     }
                 }
-                Some(&code) => self.outcomes[at] = Some(Err(Fault::of_code(code).into())),
+                Some(Refused::For(fault)) => self.outcomes[at] = Some(Err(fault.into())),
             }
         }
         Ok(inserted)
     }
+}
 
-    /// Gives back numbers that no event got.
-    fn settle_sequences(&self) {
-        for session in self.sessions.values() {
-            let Some(taken) = &session.taken else { continue };
-            let created = session.new.iter().filter_map(|&at| match &self.outcomes[at] {
-                Some(Ok(appended)) if !appended.replayed => Some(appended.event.seq),
-                _ => None,
-            });
-            self.sequences.settle(&session.events, taken, created.max());
+/// Settles those of the events that are open: the store can't tell what became of them.
+fn lose(outcomes: &mut [Option<Outcome>], places: &[usize], fault: Fault) {
+    let mut error: Error = fault.into();
+    for &at in places {
+        if outcomes[at].is_none() {
+            let share = error.share();
+            outcomes[at] = Some(Err(std::mem::replace(&mut error, share)));
         }
-    }
-
-    /// Settles the events whose id stands earlier in the batch, by what became of that one.
-    fn repeat(&mut self) {
-        for &(at, first) in &self.again {
-            let stored = self.stored.get(&first);
-            self.outcomes[at] = match &self.outcomes[first] {
-                Some(Ok(appended)) => Some(compare(appended.event.clone(), &self.batch[at])),
-                Some(Err(error)) => Some(match stored {
-                    Some(stored) => compare(stored.clone(), &self.batch[at]),
-                    None => Err(error.share()),
-                }),
-                None => None,
-            };
-        }
-    }
-
-    /// Makes sessions active that have an event now. So does a replay: the append that stored the event may have been
-    /// cut short.
-    async fn activate(&self, open: &[usize]) -> Result<()> {
-        let mut activated = Vec::new();
-        let settled = open
-            .iter()
-            .filter(|&&at| matches!(&self.outcomes[at], Some(Ok(_))));
-        for k in settled.map(|&at| self.key(at)) {
-            let Some(session) = self.sessions.get(k) else {
-                continue;
-            };
-            if session.place.status == Status::Initiated {
-                activated.push((k.to_owned(), session.place.life));
-            }
-        }
-        activated.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        activated.dedup();
-        if activated.is_empty() {
-            return Ok(());
-        }
-        sessions::activate(self.call, activated, self.concern).await
     }
 }
 

@@ -50,6 +50,7 @@ pub(super) struct Calls {
     call_time_max: Duration,
     call_wait_max: Duration,
     attempts_max: u32,
+    clocks_apart_max: Duration,
 }
 
 impl Calls {
@@ -64,6 +65,7 @@ impl Calls {
             call_time_max: options.call_time_max,
             call_wait_max: options.call_wait_max,
             attempts_max: options.attempts_max.max(1),
+            clocks_apart_max: options.clocks_apart_max,
         }
     }
 
@@ -102,6 +104,7 @@ impl Calls {
             primaries: Arc::clone(&self.primaries),
             deadline: Instant::now() + self.call_time_max,
             attempts_max: self.attempts_max,
+            clocks_apart_max: self.clocks_apart_max,
             permit: Arc::new(permit),
         })
     }
@@ -121,6 +124,7 @@ pub(super) struct Call {
     primaries: Arc<Primaries>,
     deadline: Instant,
     attempts_max: u32,
+    clocks_apart_max: Duration,
     permit: Arc<OwnedSemaphorePermit>,
 }
 
@@ -148,6 +152,15 @@ impl Call {
 
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    pub(super) fn attempts_max(&self) -> u32 {
+        self.attempts_max
+    }
+
+    /// The option `clocks_apart_max`.
+    pub(super) fn clocks_apart_max(&self) -> Duration {
+        self.clocks_apart_max
     }
 
     /// Waits until what the primary shows can be believed; gives which it is.

@@ -3,6 +3,12 @@
 //! Every statement of this store can be repeated: an insert meets its own `_id`, a change has a condition that holds
 //! once. So what decides is not whether the first try did anything, but whether a second can do better: it can when
 //! the server or the way to it was lost ([`Class::Passing`]); it can't when the server answered, or time is up.
+//!
+//! 1. **Labels come first**: a server that says that a command may be tried again knows better than a list of codes.
+//! 2. Then the codes that are known.
+//! 3. **A code that is not known means that the store is away**, and the caller may try again later: routers and newer
+//!    servers have codes that no list here has, and nearly all of them are of states that pass. Only codes that say that a
+//!    statement or a document is wrong are failures of this store.
 
 use mongodb::error::{Error as MongoError, ErrorKind, RETRYABLE_ERROR, RETRYABLE_WRITE_ERROR, WriteFailure};
 
@@ -116,6 +122,9 @@ impl Fault {
 pub(super) const DUPLICATE_KEY: i32 = 11000;
 const DOCUMENT_VALIDATION: i32 = 121;
 
+/// A server that sheds load says so by this label.
+const SYSTEM_OVERLOADED: &str = "SystemOverloadedError";
+
 /// Nothing was done, or it is not known what, because of a state that passes: an election, a shutdown, a lost
 /// connection, routing that was out of date, a conflict that the server asks to try again.
 const PASSING: &[i32] = &[
@@ -125,6 +134,7 @@ const PASSING: &[i32] = &[
     43,    // CursorNotFound
     46,    // LockBusy
     63,    // StaleShardVersion
+    70,    // ShardNotFound
     89,    // NetworkTimeout
     91,    // ShutdownInProgress
     112,   // WriteConflict
@@ -133,6 +143,7 @@ const PASSING: &[i32] = &[
     150,   // StaleEpoch
     175,   // QueryPlanKilled
     189,   // PrimarySteppedDown
+    202,   // NetworkInterfaceExceededTimeLimit
     262,   // ExceededTimeLimit
     9001,  // SocketException
     10058, // NotPrimary, of old
@@ -144,34 +155,51 @@ const PASSING: &[i32] = &[
     13436, // NotPrimaryOrSecondary
 ];
 
-/// Time was up, or an operator ended the statement: trying again at once would be more of the same.
-const AWAY: &[i32] = &[
-    18,    // AuthenticationFailed
-    50,    // MaxTimeMSExpired
-    64,    // WriteConcernTimeout
-    100,   // UnsatisfiableWriteConcern
-    11601, // Interrupted
-    14031, // OutOfDiskSpace
+/// The statement or the document is wrong, or the server does not allow it: a failure of this store or of its set-up. All
+/// that is in no list is [`Class::Away`]: time was up, the disk is full, an operator ended the statement, or it is not known.
+const LASTING: &[i32] = &[
+    2,  // BadValue
+    4,  // NoSuchKey
+    9,  // FailedToParse
+    13, // Unauthorized
+    14, // TypeMismatch
+    20, // IllegalOperation
+    26, // NamespaceNotFound
+    27, // IndexNotFound
+    28, // PathNotViable
+    40, // ConflictingUpdateOperators
+    52, // DollarPrefixedFieldName
+    54, // NotSingleValueField
+    59, // CommandNotFound
+    66, // ImmutableField
+    72, // InvalidOptions
+    73, // InvalidNamespace
+    85, // IndexOptionsConflict
+    86, // IndexKeySpecsConflict
+    DOCUMENT_VALIDATION,
+    10334, // BSONObjectTooLarge
+    17280, // KeyTooLong
+    40415, // a field that the command does not know
 ];
 
 fn classify(code: i32) -> Class {
     match code {
         DUPLICATE_KEY => Class::Duplicate,
         code if PASSING.contains(&code) => Class::Passing,
-        code if AWAY.contains(&code) => Class::Away,
-        _ => Class::Lasting,
+        code if LASTING.contains(&code) => Class::Lasting,
+        _ => Class::Away,
     }
 }
 
 impl From<MongoError> for Fault {
     fn from(error: MongoError) -> Self {
         let code = code(&error);
-        let labelled = [RETRYABLE_ERROR, RETRYABLE_WRITE_ERROR]
+        let labelled = [RETRYABLE_ERROR, RETRYABLE_WRITE_ERROR, SYSTEM_OVERLOADED]
             .iter()
             .any(|label| error.contains_label(label));
         let class = match (code, error.kind.as_ref()) {
-            (Some(code), _) if classify(code) != Class::Lasting => classify(code),
             _ if labelled => Class::Passing,
+            (Some(code), _) => classify(code),
             (
                 _,
                 ErrorKind::Io(_)
@@ -268,12 +296,20 @@ mod tests {
             assert!(Fault::of_code(code).is_passing(), "{code}");
             assert_eq!(kind(code), Kind::Unavailable);
         }
-        for code in [11000, 121, 50, 64, 13, 2, 10334, 11601] {
+        for code in [11000, 121, 50, 64, 13, 2, 10334, 11601, 99_999] {
             assert!(!Fault::of_code(code).is_passing(), "{code}");
         }
         assert!(Fault::of_code(11000).is_duplicate());
         assert_eq!(kind(50), Kind::Unavailable);
         assert_eq!(kind(121), Kind::Internal);
+    }
+
+    #[test]
+    fn a_code_that_nobody_knows_is_no_failure_of_the_store() {
+        // Such as routers have, and servers that are newer.
+        for code in [145, 199, 249, 365, 402, 407, 433, 449, 99_999] {
+            assert_eq!(kind(code), Kind::Unavailable, "{code}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The store for many replicas: MongoDB, as a replica set or sharded.
 //!
-//! - Two collections, `sessions` and `events`, and a small one for records of the archive; an operator finds in `documents` what lies in them, and in `keys`
-//!   how it is named. Every statement of the request path names its session's key, which is the shard key, and so
+//! - Two collections, `sessions` and `events`, and small ones for records of the archive and for leases; an operator finds in
+//!   `documents` and `leases` what lies in them, and in `keys` how it is named. Every statement of the request path names its session's key, which is the shard key, and so
 //!   goes to one shard; only the listing, upkeep and what looks for work of the archive ask all of them.
 //! - A write is acknowledged when a majority has it in its journal (I1), and reads go to the primary and see what a
 //!   majority has (I3). No transactions: each change is one statement on one document, with a condition that holds
@@ -16,7 +16,11 @@
 //! not know it yet, as a process that is cut off with it, may answer with a slightly older state. So may a shard behind a
 //! `mongos` just after its election.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use mongodb::{
@@ -24,7 +28,10 @@ use mongodb::{
     bson::{Document, doc},
 };
 
-use super::{Append, HotEvent, HotEvents, Idle, IdleFound, Opened, Store, Upkeep};
+use super::{
+    Append, HotEvent, HotEvents, Idle, IdleFound, Opened, Place, Store, Upkeep,
+    settings::{Found, Leave, Ours, Setting, Shared},
+};
 use crate::domain::{
     Appended, End, Error, EventId, EventQuery, Expected, Kind, Page, Result, Session, SessionKey,
     SessionPatch, SessionQuery, Tenant, Timestamp,
@@ -43,17 +50,21 @@ mod fault;
 mod idle;
 mod inserts;
 mod keys;
+mod leases;
 mod listing;
 mod payload;
+mod places;
 mod primary;
 mod sequence;
 mod sessions;
 mod setup;
+mod shared;
 
 use append::Appends;
 use call::Calls;
 use connect::Connection;
 use idle::Sweep;
+use places::Places;
 use sequence::Sequences;
 pub use setup::{CHUNKS_DEFAULT, CHUNKS_MAX, Finding, Report, State};
 use setup::{Mode, admin::Server};
@@ -61,6 +72,8 @@ use setup::{Mode, admin::Server};
 const SESSIONS: &str = "sessions";
 const EVENTS: &str = "events";
 const ARCHIVE_RUNS: &str = "archive_runs";
+const LEASES: &str = "leases";
+const SETTINGS: &str = "settings";
 
 /// The database of a URL that names none.
 const DATABASE_DEFAULT: &str = "colloquy";
@@ -92,6 +105,9 @@ pub struct MongoOptions {
     /// How long the archive waits between claiming a session and reading its events; an append that takes nearly as long
     /// looks at its sessions again. See [`settle_time`](super::catalog::Catalog::settle_time).
     pub append_settle: Duration,
+    /// Most that the clocks of two routers, or of two primaries in a row, may be apart. Claims and leases are left to their owners
+    /// for so much longer than they last.
+    pub clocks_apart_max: Duration,
     /// Events of an erased session deleted by one statement; at least one.
     pub purge_events_max: u32,
     /// Events deleted in one round of upkeep, about.
@@ -114,6 +130,7 @@ impl Default for MongoOptions {
             setup_time_max: Duration::from_hours(1),
             sequences_max: 65_536,
             append_settle: Duration::from_secs(2),
+            clocks_apart_max: Duration::from_secs(5),
             purge_events_max: 500,
             upkeep_events_max: 5_000,
             upkeep_sessions_max: 100,
@@ -141,6 +158,7 @@ pub struct MongoStore {
     client: Client,
     calls: Calls,
     sequences: Sequences,
+    places: Arc<Places>,
     /// The write concern, for commands that the driver does not see into.
     concern: Document,
     options: MongoOptions,
@@ -168,6 +186,12 @@ impl MongoStore {
             return Err(error);
         }
         connection.client.warm_connection_pool().await;
+        let server = Server {
+            client: connection.client.clone(),
+            time_max: options.call_time_max,
+        };
+        let places = Arc::new(Places::new(server, connection.database.clone()));
+        places.look().await;
         let database = connection.client.database(&connection.database);
         let calls = Calls::new(database, connection.primaries, &options);
         // Best now, before there are requests that would wait for it. Where it can't be done yet, the first of them will.
@@ -177,20 +201,46 @@ impl MongoStore {
         Ok(Self {
             calls,
             sequences: Sequences::new(options.sequences_max),
+            places,
             concern: connection.concern,
             client: connection.client,
             options,
         })
     }
+
+    /// What is recorded of the settings that all processes share; `None` where `init` has not recorded anything.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`]: it could not be found out.
+    pub async fn shared(&self) -> Result<Option<Shared>> {
+        let database = self.calls.begin().await?.database();
+        let read = shared::read(&database, self.options.call_time_max).await?;
+        Ok(read.map(|(shared, _)| shared))
+    }
 }
 
-/// `colloquy init`: makes what the store needs, says what it did, and can be repeated. `chunks` counts for a sharded
-/// cluster alone: 1 to [`CHUNKS_MAX`].
+/// What `colloquy init` is to make, and of whose settings.
+#[derive(Debug, Clone, Default)]
+pub struct Init {
+    /// Counts for a sharded cluster alone: 1 to [`CHUNKS_MAX`].
+    pub chunks: u32,
+    /// Drop the indexes that only earlier versions use: none of their processes may still run.
+    pub drop_superseded: bool,
+    /// What is recorded, where it is not.
+    pub ours: Ours,
+    pub leave: Leave,
+}
+
+/// `colloquy init` without settings to record: makes what the store needs, says what it did, and can be repeated.
 ///
 /// # Errors
 /// [`Kind::Unavailable`]: it could not be done.
 pub async fn init(url: &str, options: &MongoOptions, chunks: u32) -> Result<Report> {
-    initialise(url, options, chunks, false).await
+    let init = Init {
+        chunks,
+        ..Init::default()
+    };
+    initialise(url, options, &init).await
 }
 
 /// As [`init`], and drops the indexes that only earlier versions use: none of their processes may still run.
@@ -198,29 +248,78 @@ pub async fn init(url: &str, options: &MongoOptions, chunks: u32) -> Result<Repo
 /// # Errors
 /// As [`init`].
 pub async fn init_and_drop_superseded(url: &str, options: &MongoOptions, chunks: u32) -> Result<Report> {
-    initialise(url, options, chunks, true).await
+    let init = Init {
+        chunks,
+        drop_superseded: true,
+        ..Init::default()
+    };
+    initialise(url, options, &init).await
 }
 
-async fn initialise(url: &str, options: &MongoOptions, chunks: u32, drop_superseded: bool) -> Result<Report> {
+/// `colloquy init`: as [`init`], and records settings that all processes share.
+///
+/// # Errors
+/// As [`init`]; settings are to be changed while a server runs, and then nothing is.
+pub async fn initialise(url: &str, options: &MongoOptions, init: &Init) -> Result<Report> {
     let connection = Connection::open(url, options).await?;
     let mode = Mode::Init {
-        chunks,
-        drop_superseded,
+        chunks: init.chunks,
+        drop_superseded: init.drop_superseded,
     };
-    let report = connection.setup(mode, options.setup_time_max).await;
+    let report = async {
+        let mut report = connection.setup(mode, options.setup_time_max).await?;
+        if report.is_ready() {
+            connection.share(options, init, &mut report).await?;
+        }
+        Ok(report)
+    };
+    let report = report.await;
     leave(connection.client, options.call_time_max).await;
     report
 }
 
-/// `colloquy check`: says what is there of what the store needs.
+/// `colloquy check`: says what is there of what the store needs, and how these settings stand beside those that all
+/// processes share.
 ///
 /// # Errors
 /// [`Kind::Unavailable`]: it could not be found out.
-pub async fn check(url: &str, options: &MongoOptions) -> Result<Report> {
+pub async fn check(url: &str, options: &MongoOptions, ours: &Ours) -> Result<Report> {
     let connection = Connection::open(url, options).await?;
-    let report = connection.setup(Mode::Check, options.call_time_max).await;
+    let report = async {
+        let mut report = connection.setup(Mode::Check, options.call_time_max).await?;
+        if report.is_ready() {
+            let database = connection.client.database(&connection.database);
+            match shared::read(&database, options.call_time_max).await? {
+                Some((shared, _)) => tell(shared.compare(ours), &mut report),
+                None => report.say(State::Missing, "the settings that all processes share"),
+            }
+        }
+        Ok(report)
+    };
+    let report = report.await;
     leave(connection.client, options.call_time_max).await;
     report
+}
+
+/// A line for each setting, but one for all that are as they should be.
+fn tell(settings: Vec<Setting>, report: &mut Report) {
+    let before = report.0.len();
+    let mut alike = Vec::new();
+    for setting in settings {
+        let state = match setting.found {
+            Found::Alike => {
+                alike.push(setting.to_string());
+                continue;
+            }
+            Found::Recorded | Found::Changed(_) => State::Done,
+            Found::Missing => State::Outdated,
+            Found::Differs(_) => State::Wrong,
+        };
+        report.say(state, format!("shared setting {setting}"));
+    }
+    if report.0.len() == before {
+        report.say(State::Fine, format!("shared settings: {}", alike.join(", ")));
+    }
 }
 
 /// Ends a client. One that is dropped instead says goodbye in a task of its own, which panics where the runtime ends
@@ -239,6 +338,23 @@ impl Connection {
         };
         let report = setup::run(&server, &self.database, mode).await;
         report.map_err(|error| Error::new(Kind::Unavailable, format!("MongoDB: {error}")))
+    }
+
+    /// Records the settings, and tells how they were found.
+    async fn share(&self, options: &MongoOptions, init: &Init, report: &mut Report) -> Result<()> {
+        let (database, time_max) = (self.client.database(&self.database), options.call_time_max);
+        if init.leave.change && shared::is_in_use(&database, time_max, options.clocks_apart_max).await? {
+            return Err(Error::new(
+                Kind::Unavailable,
+                "a server runs on this database, or was killed less than a minute ago: stop all of them before shared settings \
+                 are changed",
+            ));
+        }
+        tell(
+            shared::settle(&database, time_max, &init.ours, init.leave).await?,
+            report,
+        );
+        Ok(())
     }
 
     fn is_set_up(&self, report: &Report) -> Result<()> {
@@ -307,7 +423,14 @@ impl Store for MongoStore {
             concern: &self.concern,
             settle: self.options.append_settle,
         };
-        Ok(appends.append(&batch).await?)
+        let began = Instant::now();
+        let outcomes = appends.append(&batch).await;
+        self.places.appended(outcomes.is_ok(), began.elapsed());
+        Ok(outcomes?)
+    }
+
+    fn place(&self, key: &SessionKey) -> Place {
+        self.places.of(&keys::of_session(key))
     }
 
     async fn last_seqs(&self, keys: &[SessionKey]) -> Result<Vec<Option<i64>>> {

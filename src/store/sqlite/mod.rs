@@ -40,6 +40,7 @@ mod erasure;
 mod events;
 mod fault;
 mod idle;
+mod leases;
 mod leftovers;
 mod lock;
 mod reader;
@@ -150,6 +151,7 @@ pub struct SqliteStore {
     writer: Writer,
     /// Tells which claims stand.
     clock: Arc<Clock>,
+    leases: leases::Held,
     /// Something was erased that may still be in the write-ahead log.
     log_holds_erased: AtomicBool,
     options: SqliteOptions,
@@ -186,6 +188,7 @@ impl SqliteStore {
             pulse,
             writer,
             clock: Arc::default(),
+            leases: leases::Held::default(),
             log_holds_erased: AtomicBool::new(false),
             options,
         })

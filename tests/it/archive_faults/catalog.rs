@@ -15,6 +15,7 @@ use colloquy::{
             Adopted, Affected, Archived, Catalog, Claim, Claimed, Commit, Due, Pending, Standing, Unmarked,
             Written,
         },
+        leases::{Leases, Taken},
     },
 };
 
@@ -156,6 +157,17 @@ impl Store for FaultyCatalog {
 
     async fn close(&self) {
         self.catalog.close().await;
+    }
+}
+
+#[async_trait]
+impl Leases for FaultyCatalog {
+    async fn take_lease(&self, name: &str, owner: &str, time: Duration) -> Result<Taken> {
+        self.catalog.take_lease(name, owner, time).await
+    }
+
+    async fn give_up_lease(&self, name: &str, owner: &str) -> Result<()> {
+        self.catalog.give_up_lease(name, owner).await
     }
 }
 

@@ -347,6 +347,8 @@ fn service_of(catalog: &Arc<dyn Catalog>, cache: Arc<dyn Cache>, archive: Archiv
             group_events_max: 10,
             group_bytes_max: 1 << 20,
             flush_slots: 1,
+            stalled_after: Duration::from_secs(10),
+            stalled_events_max: 1_000,
         },
     };
     let store = Arc::clone(catalog);

@@ -90,6 +90,8 @@ fn limits() -> Limits {
             group_events_max: 1_000,
             group_bytes_max: 8 * 1024 * 1024,
             flush_slots: 2,
+            stalled_after: Duration::from_secs(10),
+            stalled_events_max: 1_000,
         },
     }
 }

@@ -57,6 +57,8 @@ pub fn limits() -> Limits {
             group_events_max: 4,
             group_bytes_max: 1 << 20,
             flush_slots: 2,
+            stalled_after: Duration::from_secs(10),
+            stalled_events_max: 1_000,
         },
     }
 }

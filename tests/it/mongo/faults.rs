@@ -194,6 +194,106 @@ async fn what_a_second_try_would_not_change_is_not_tried_again() {
     append(store, event("s", "e", 1)).await.unwrap();
 }
 
+/// The server knows best whether a command may be tried again, and a code that nobody knows is none of our failures.
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_count_before_codes_and_an_unknown_code_is_unavailability() {
+    let mut broken = Broken::new().await;
+    let store = &broken.store.clone();
+    open(store, "s").await;
+    for (n, (code, label)) in [
+        (50, "RetryableWriteError"),
+        (99_999, "RetryableWriteError"),
+        (2, "SystemOverloadedError"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let how = doc! { "errorCode": code, "errorLabels": [label] };
+        broken.fail(&["insert"], 3, how).await;
+        let id = format!("e-{n}");
+        let appended = append(store, event("s", &id, n as i64)).await;
+        assert!(!appended.unwrap().replayed, "{code} {label}");
+        assert_eq!(broken.failed().await, 3, "{code} {label}");
+    }
+    for name in ["find", "insert"] {
+        broken.fail(&[name], 1, doc! { "errorCode": 99_999 }).await;
+        let appended = append(store, event("s", "late", 9)).await;
+        assert_eq!(appended.unwrap_err().kind(), Kind::Unavailable, "{name}");
+        assert_eq!(broken.failed().await, 1, "{name}");
+    }
+    append(store, event("s", "late", 9)).await.unwrap();
+}
+
+/// The server refuses some documents of an insert: the others are acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_an_insert_that_is_refused_in_part_the_rest_is_acknowledged() {
+    let broken = Broken::new().await;
+    let store = &broken.store;
+    open(store, "s").await;
+    append(store, event("s", "first", 1)).await.unwrap();
+    let ours = database(&broken.url()).await;
+    let validator = async |validator| {
+        command(&ours, doc! { "collMod": "events", "validator": validator }).await;
+    };
+    validator(doc! { "eventId": { "$ne": "a" } }).await;
+    let ids = ["a", "b", "c"];
+    let batch = ids.map(|id| event("s", id, 10)).to_vec();
+    let outcomes = store.append(batch.clone()).await.unwrap();
+    let told: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| {
+            outcome
+                .as_ref()
+                .map(|appended| appended.replayed)
+                .map_err(colloquy::domain::Error::kind)
+        })
+        .collect();
+    assert_eq!(told, [Err(Kind::Internal), Ok(false), Ok(false)]);
+    validator(doc! {}).await;
+    let again = store.append(batch).await.unwrap();
+    let replayed: Vec<_> = again
+        .iter()
+        .map(|outcome| outcome.as_ref().unwrap().replayed)
+        .collect();
+    assert_eq!(replayed, [false, true, true]);
+    assert_eq!(events(store, "s").await.len(), 4);
+}
+
+/// What can't be found out of an event once the others are stored is the failure of that one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_after_the_insert_fails_only_those_that_hang_on_it() {
+    let broken = Broken::new().await;
+    let store = &broken.store;
+    for id in ["s", "t"] {
+        open(store, id).await;
+    }
+    append(store, event("s", "old", 1)).await.unwrap();
+    let kinds = |outcomes: Vec<colloquy::domain::Result<_>>| -> Vec<_> {
+        let of = |outcome: &colloquy::domain::Result<colloquy::domain::Appended>| {
+            outcome.as_ref().err().map(colloquy::domain::Error::kind)
+        };
+        outcomes.iter().map(of).collect()
+    };
+    // One by one, since a number of its own is looked up before, where it may have to be raised.
+    let mut batch = vec![event("s", "old", 50), event("t", "new", 51)];
+    batch.iter_mut().for_each(|append| append.reserved = true);
+    let of_events = doc! { "errorCode": 99_999, "namespace": "colloquy.events" };
+    broken.fail(&["find"], 1, of_events).await;
+    let outcomes = store.append(batch).await.unwrap();
+    assert_eq!(kinds(outcomes), [Some(Kind::Unavailable), None]);
+    open(store, "u").await;
+    let mut batch = vec![event("u", "new", 60), event("s", "newer", 61)];
+    batch.iter_mut().for_each(|append| append.reserved = true);
+    let of_sessions = doc! { "errorCode": 99_999, "namespace": "colloquy.sessions" };
+    broken.fail(&["update"], 1, of_sessions).await;
+    let outcomes = store.append(batch).await.unwrap();
+    assert_eq!(kinds(outcomes), [Some(Kind::Unavailable), None]);
+    // It was stored, and a repeat makes its session active.
+    assert!(append(store, event("u", "new", 70)).await.unwrap().replayed);
+    let session = store.session(&key("u")).await.unwrap();
+    assert_eq!(session.status, colloquy::domain::Status::Active);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unconfirmed_write_that_stays_so_is_unavailable_and_settled_by_a_repeat() {
     let broken = Broken::new().await;

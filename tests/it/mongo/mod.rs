@@ -23,6 +23,7 @@ mod endpoints;
 mod faults;
 mod filters;
 mod idle;
+mod leases;
 mod processes;
 mod profile;
 mod setup;
@@ -32,6 +33,8 @@ pub mod statements;
 pub fn options() -> MongoOptions {
     MongoOptions {
         pool_min: 0,
+        // One server has one clock.
+        clocks_apart_max: Duration::from_millis(100),
         ..MongoOptions::default()
     }
 }

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use colloquy::{
@@ -56,6 +57,8 @@ pub fn service(store: std::sync::Arc<dyn colloquy::store::Store>) -> Service {
         group_events_max: 1_000,
         group_bytes_max: 1 << 23,
         flush_slots: 2,
+        stalled_after: Duration::from_secs(10),
+        stalled_events_max: 1_000,
     };
     let tombstone = std::time::Duration::from_hours(24);
     Service::new(

@@ -2,7 +2,10 @@
 
 use colloquy::{
     domain::Kind,
-    store::mongo::{self, CHUNKS_DEFAULT, Finding, MongoStore, Report, State},
+    store::{
+        mongo::{self, CHUNKS_DEFAULT, Finding, MongoStore, Report, State},
+        settings::Ours,
+    },
 };
 use futures_util::future::join_all;
 use mongodb::{
@@ -19,7 +22,7 @@ async fn init(url: &str) -> Report {
 }
 
 async fn check(url: &str) -> Report {
-    mongo::check(url, &options()).await.unwrap()
+    mongo::check(url, &options(), &Ours::default()).await.unwrap()
 }
 
 /// The one finding that is wrong.
@@ -63,7 +66,7 @@ async fn init_says_what_it_did_and_then_that_nothing_was_left() {
             .iter()
             .filter(|finding| finding.state == State::Done)
             .count(),
-        14,
+        16,
         "{first}"
     );
     for again in [init(&url).await, check(&url).await] {
@@ -359,7 +362,7 @@ async fn a_server_that_is_not_there_is_named_as_such_and_soon() {
     for error in [
         MongoStore::connect(url, options.clone()).await.unwrap_err(),
         mongo::init(url, &options, 1).await.unwrap_err(),
-        mongo::check(url, &options).await.unwrap_err(),
+        mongo::check(url, &options, &Ours::default()).await.unwrap_err(),
     ] {
         assert_eq!(error.kind(), Kind::Unavailable);
         assert!(error.detail().contains("no primary can be reached"), "{error}");

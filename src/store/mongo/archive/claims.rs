@@ -7,7 +7,7 @@ use mongodb::{
     options::Hint,
 };
 
-use super::{claim_stands, from_now, left_with, next_epoch, statement, update, while_claimed};
+use super::{claim_is_over, claim_stands, from_now, left_with, next_epoch, statement, update, while_claimed};
 use crate::{
     domain::{Pointer, SegmentName, SessionKey},
     store::{
@@ -35,7 +35,7 @@ pub(super) async fn claim(
         "left": left_with(vec!["$claim.owner".into()]),
     };
     let taken = ks.iter().map(|k| {
-        let mut filter = doc! { "_id": k, "$expr": { "$not": [claim_stands()] } };
+        let mut filter = doc! { "_id": k, "$expr": claim_is_over(call) };
         match claim {
             Claim::Hot => filter.extend(doc! { "archived": false, "endedAt": { "$exists": true } }),
             Claim::Archived => filter.extend(doc! { "archived": true, "archive": { "$exists": true } }),

@@ -10,7 +10,7 @@ use mongodb::{
     options::Hint,
 };
 
-use super::{claim_stands, from_now, left_with, statement, update, while_claimed};
+use super::{claim_is_over, from_now, left_with, statement, update, while_claimed};
 use crate::{
     domain::{EventId, Pointer, SegmentName, SessionKey},
     store::{
@@ -175,7 +175,7 @@ async fn withdraw(call: &Call, k: &str, epoch: i64) -> Result<bool> {
         "_id": k,
         "epoch": epoch,
         "claim": { "$exists": true },
-        "$expr": { "$not": [claim_stands()] },
+        "$expr": claim_is_over(call),
     };
     let sessions = call.sessions();
     call.run("update sessions", move |_| {

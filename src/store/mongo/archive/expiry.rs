@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use mongodb::bson::{Document, doc};
 
-use super::{claim_stands, commits, statement, update};
+use super::{claim_is_over, commits, statement, update};
 use crate::{
     domain::Timestamp,
     store::{
@@ -37,7 +37,7 @@ pub(super) async fn expire(
             "_id": keys::of_session(&archived.key),
             "archive.segment": archived.pointer.segment.to_string(),
             "epoch": archived.epoch,
-            "$expr": { "$not": [claim_stands()] },
+            "$expr": claim_is_over(call),
         };
         statement(filter, vec![doc! { "$replaceWith": &tombstone }])
     });

@@ -6,7 +6,7 @@ use mongodb::{
     options::Hint,
 };
 
-use super::{claim_stands, statement, unless_empty, update};
+use super::{claim_is_over, claim_may_stand, statement, unless_empty, update};
 use crate::{
     domain::{SegmentName, SessionKey, Timestamp},
     store::{
@@ -30,7 +30,7 @@ pub(super) async fn due(call: &Call, before: Timestamp, limit: usize) -> Result<
             "archived": false,
             "endedAt": { "$lt": date(before) },
             "restoredAt": { "$not": { "$gte": date(before) } },
-            "$expr": { "$not": [claim_stands()] },
+            "$expr": claim_is_over(call),
         },
         fields: doc! { "tenant": 1, "sessionId": 1, "endedAt": 1 },
         index: BY_END,
@@ -51,7 +51,7 @@ pub(super) async fn due(call: &Call, before: Timestamp, limit: usize) -> Result<
 pub(super) async fn untidy(call: &Call, limit: usize) -> Result<Vec<Archived>> {
     let query = Query {
         filter: doc! {
-            "$expr": { "$and": [{ "$lte": ["$tidyAt", "$$NOW"] }, { "$not": [claim_stands()] }] },
+            "$expr": { "$and": [{ "$lte": ["$tidyAt", "$$NOW"] }, claim_is_over(call)] },
             "tidyAt": { "$exists": true },
             "archive": { "$exists": true },
         },
@@ -65,7 +65,7 @@ pub(super) async fn untidy(call: &Call, limit: usize) -> Result<Vec<Archived>> {
 
 /// Claims first: what has none that stands by then can only have a pointer already.
 pub(super) async fn is_needed(call: &Call, segment: &SegmentName) -> Result<bool> {
-    let claimed = doc! { "claim.owner": segment.to_string(), "$expr": claim_stands() };
+    let claimed = doc! { "claim.owner": segment.to_string(), "$expr": claim_may_stand(call) };
     let pointed_to = doc! { "archive.segment": segment.to_string() };
     Ok(is_any(call, claimed, BY_OWNER).await? || is_any(call, pointed_to, BY_SEGMENT).await?)
 }

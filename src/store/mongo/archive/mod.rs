@@ -13,9 +13,15 @@
 //! clock (`$$NOW`). Changes of many sessions are one command with one statement a session (`bulk`); what came of each
 //! is read back, and since every condition holds once, that settles repeated tries too.
 //!
-//! After an election, another server's clock counts. A claim that had ended by the old one may stand again for as
-//! long as the clocks differ; what then matters is that a deletion takes a claim that ended off the session before it
-//! relies on that.
+//! `$$NOW` is the clock of the router that the statement goes through, and after an election that of another server. Two
+//! of them may be apart by the option `clocks_apart_max`, `A` for short.
+//!
+//! - **Q1. The owner of a claim may do under it what it may until `until`** ([`claim_stands`]): renew, commit, restore, merge.
+//! - **Q2. Everybody else takes it to stand until `until + A`** ([`claim_is_over`]): who claims, looks for work, expires,
+//!   withdraws, or asks whether a segment is needed. So when a claim is over by any clock, it does not stand by any other.
+//!   Without this: a sweep asks through a router whose clock is ahead whether a segment is needed, and hears that no claim
+//!   stands; the archiver commits through a router whose clock is behind; the sweep deletes what the pointer leads to.
+//! - **Q3. A deletion takes a claim that is over off the session before it relies on that**, whatever the clocks say.
 
 use std::time::Duration;
 
@@ -264,9 +270,20 @@ impl Catalog for MongoStore {
     }
 }
 
-/// Whether there is a claim and it stands, as an expression. A date is greater than what is not there.
-pub(super) fn claim_stands() -> Document {
+/// Whether there is a claim and it stands for its owner, as an expression (Q1). A date is greater than what is not there.
+fn claim_stands() -> Document {
     doc! { "$gt": ["$claim.until", "$$NOW"] }
+}
+
+/// Whether there is no claim that anybody may still act under, as an expression (Q2).
+fn claim_is_over(call: &Call) -> Document {
+    doc! { "$not": [claim_may_stand(call)] }
+}
+
+/// The opposite of [`claim_is_over`].
+fn claim_may_stand(call: &Call) -> Document {
+    let apart_ms = i64::try_from(call.clocks_apart_max().as_millis()).unwrap_or(i64::MAX);
+    doc! { "$gt": [{ "$add": ["$claim.until", apart_ms.min(FROM_NOW_MS_MAX)] }, "$$NOW"] }
 }
 
 /// `value` where the condition holds, else nothing that [`left_with`] would take.

@@ -25,6 +25,7 @@ mod sharding;
 mod tests;
 
 use admin::{Admin, Refused};
+pub(super) use sharding::Chunks;
 
 /// How many chunks each collection is split into, where the caller does not say.
 pub const CHUNKS_DEFAULT: u32 = 256;
@@ -58,7 +59,7 @@ pub enum State {
 }
 
 impl Report {
-    fn say(&mut self, state: State, what: impl Into<String>) {
+    pub(super) fn say(&mut self, state: State, what: impl Into<String>) {
         self.0.push(Finding {
             state,
             what: what.into(),
@@ -171,6 +172,14 @@ async fn deployment(admin: &dyn Admin, report: &mut Report) -> Result<Deployment
             Ok(Deployment::ReplicaSet)
         }
         Err(_) => Err(SetupError::Standalone),
+    }
+}
+
+/// The chunks of sessions and of events; `None` where the database is not sharded.
+pub(super) async fn chunks(admin: &dyn Admin, database: &str) -> Result<Option<[Chunks; 2]>> {
+    match deployment(admin, &mut Report::default()).await? {
+        Deployment::ReplicaSet => Ok(None),
+        Deployment::Sharded => sharding::of_sessions_and_events(admin, database).await.map(Some),
     }
 }
 

@@ -73,8 +73,8 @@ impl Index {
     }
 }
 
-pub(super) fn collections() -> [Collection; 3] {
-    [sessions(), events(), archive_runs()]
+pub(super) fn collections() -> [Collection; 5] {
+    [sessions(), events(), archive_runs(), leases(), settings()]
 }
 
 fn sessions() -> Collection {
@@ -226,6 +226,49 @@ fn archive_runs() -> Collection {
             },
         } },
         indexes: vec![Index::new(BY_RUN, doc! { "startedAt": 1 })],
+        superseded: Vec::new(),
+        shard_key: None,
+    }
+}
+
+fn leases() -> Collection {
+    Collection {
+        name: "leases",
+        validator: doc! { "$jsonSchema": {
+            "title": format!("{OURS}which process does a chore"),
+            "required": ["owner", "until", "timeMs"],
+            "properties": {
+                "_id": { "bsonType": "string" },
+                "owner": { "bsonType": "string" },
+                "until": { "bsonType": "date" },
+                "timeMs": { "bsonType": "long" },
+            },
+        } },
+        indexes: Vec::new(),
+        superseded: Vec::new(),
+        shard_key: None,
+    }
+}
+
+fn settings() -> Collection {
+    Collection {
+        name: "settings",
+        validator: doc! { "$jsonSchema": {
+            "title": format!("{OURS}settings that all processes share"),
+            "required": ["values", "protocols", "changes"],
+            "properties": {
+                "_id": { "bsonType": "string" },
+                "values": { "bsonType": "object" },
+                "protocols": {
+                    "bsonType": "object",
+                    "required": ["min", "max"],
+                    "properties": { "min": { "bsonType": "long" }, "max": { "bsonType": "long" } },
+                },
+                "changes": { "bsonType": "long" },
+                "changedAt": { "bsonType": "date" },
+            },
+        } },
+        indexes: Vec::new(),
         superseded: Vec::new(),
         shard_key: None,
     }

@@ -37,6 +37,24 @@ pub(super) async fn run(admin: &dyn Admin, database: &str, mode: Mode, report: &
     Ok(())
 }
 
+/// The chunks of the two collections that grow.
+pub(super) async fn of_sessions_and_events(admin: &dyn Admin, database: &str) -> Result<[Chunks; 2]> {
+    let chunks = async |name, key| {
+        let cluster = Cluster {
+            admin,
+            database,
+            shards: &[],
+            name,
+            key,
+        };
+        cluster.chunks().await
+    };
+    Ok([
+        chunks("sessions", "_id").await?,
+        chunks("events", "session").await?,
+    ])
+}
+
 async fn shards(admin: &dyn Admin) -> Result<Vec<String>> {
     let reply = send(admin, "admin", doc! { "listShards": 1 }, "listing the shards").await?;
     let shards = reply
@@ -63,9 +81,9 @@ struct Cluster<'a> {
     key: &'static str,
 }
 
-/// The lower ends of chunks, as the hash digits they begin with, with the shards they are on. The first chunk, which
+/// The lower ends of chunks, which `init` makes of the hash digits that keys begin with, with the shards they are on. The first chunk, which
 /// begins at `MinKey`, is the one at "".
-type Chunks = BTreeMap<String, String>;
+pub(in crate::store::mongo) type Chunks = BTreeMap<String, String>;
 
 impl Cluster<'_> {
     async fn run(&self, mode: Mode, report: &mut Report) -> Result<()> {
