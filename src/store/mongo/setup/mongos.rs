@@ -69,6 +69,22 @@ impl Admin for Mongos {
         }
         cluster.answer(database, &command)
     }
+
+    async fn list(&self, database: &str, command: Document) -> Result<Vec<Document>, Refused> {
+        let mut reply = self.run(database, command).await?;
+        let mut all = Vec::new();
+        loop {
+            let cursor = reply.get_document("cursor").unwrap();
+            let batch = cursor.get_array("firstBatch").or_else(|_| cursor.get_array("nextBatch"));
+            all.extend(batch.unwrap().iter().map(|item| item.as_document().unwrap().clone()));
+            let id = cursor.get_i64("id").unwrap();
+            if id == 0 {
+                return Ok(all);
+            }
+            let (_, collection) = cursor.get_str("ns").unwrap().split_once('.').unwrap();
+            reply = self.run(database, doc! { "getMore": id, "collection": collection }).await?;
+        }
+    }
 }
 
 fn refuse(code: i32, message: &str) -> Result<Document, Refused> {
