@@ -7,7 +7,7 @@ use mongodb::{
 };
 
 /// What the statements that may ask every shard say of themselves.
-const BROADCASTS: [&str; 4] = [
+pub const BROADCASTS: [&str; 4] = [
     "colloquy: listing",
     "colloquy: idle listing",
     "colloquy: upkeep",

@@ -81,6 +81,8 @@ struct Collection {
     foreign: Vec<Vec<KeyRange>>,
     /// By shard: held by what reads documents there, until they may be deleted.
     holds: Vec<Arc<()>>,
+    /// How many collections were sharded before it.
+    number: usize,
 }
 
 #[derive(Default)]
@@ -182,7 +184,7 @@ impl Config {
     pub fn shard(&self, namespace: &str, field: &str) -> Result<(), Failure> {
         let primary = self.primary(database_of(namespace));
         let mut state = self.lock();
-        let shards = state.shards;
+        let (shards, number) = (state.shards, state.sharded.len());
         let collection = state
             .sharded
             .entry(namespace.to_owned())
@@ -194,6 +196,7 @@ impl Config {
                 },
                 foreign: vec![Vec::new(); shards],
                 holds: (0..shards).map(|_| Arc::default()).collect(),
+                number,
             });
         if collection.table.field.as_deref() == Some(field) {
             return Ok(());
@@ -265,6 +268,15 @@ impl Config {
 
     pub fn shards(&self) -> usize {
         self.lock().shards
+    }
+
+    /// The collections that were sharded last, up to so many.
+    pub fn newest(&self, count: usize) -> Vec<String> {
+        let state = self.lock();
+        let mut sharded: Vec<_> = state.sharded.iter().collect();
+        sharded.sort_by_key(|(_, collection)| std::cmp::Reverse(collection.number));
+        sharded.truncate(count);
+        sharded.into_iter().map(|(name, _)| name.clone()).collect()
     }
 
     /// `config.collections`.

@@ -21,19 +21,28 @@
 //!   `FailedToSatisfyReadPreference`: of a read as a whole, of a batch of writes for those that the shard was to do. What a
 //!   shard says never has the label `RetryableWriteError`: a `mongos` gives that to errors of its own shutdown alone.
 //!
+//! [`database`] gives a test a database on a cluster that all tests of this binary share, and whose chunks never rest. A test that
+//! breaks a cluster starts one for itself.
+//!
 //! Not as on a real cluster: no transactions of several statements, no `$clusterTime`, no balancer; what a shard remembers of retryable
 //! writes does not move with a chunk; shard keys are one field, with strings as values; and every command that Colloquy does
 //! not send is `CommandNotFound`.
 
 use std::{sync::Arc, time::Duration};
 
+use colloquy::store::mongo::{self, MongoOptions};
 use futures_util::future::join_all;
 use mongodb::bson::{Document, doc};
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, sync::OnceCell};
 
-use crate::engines::ReplicaSet;
+use crate::{
+    engines::{ReplicaSet, own_name, with_database},
+    mongo::statements::BROADCASTS,
+    random::Random,
+};
 
 mod admin;
+mod balancer;
 mod config;
 mod cursors;
 mod migrate;
@@ -46,6 +55,7 @@ mod wire;
 mod writes;
 
 use config::Config;
+pub use balancer::Balancer;
 pub use server::{Asked, Router};
 
 /// What a cluster is made of.
@@ -110,11 +120,6 @@ impl Cluster {
         format!("mongodb://{}/?", addresses.join(","))
     }
 
-    /// For a client of one router.
-    pub fn url_of(&self, router: usize) -> String {
-        format!("mongodb://{}/?", self.routers[router].address())
-    }
-
     pub fn router(&mut self, router: usize) -> &mut Router {
         &mut self.routers[router]
     }
@@ -142,6 +147,12 @@ impl Cluster {
         self.routers[0].command("admin", change).await.map(|_| ())
     }
 
+    /// Moves chunks of the newest databases to and fro until it is told to stop, with a rest of so long in between.
+    pub fn balance(&self, rest: Duration, random: Random) -> Balancer {
+        let runtime = self.runtime.as_ref().expect("it runs").handle();
+        Balancer::start(runtime, Arc::clone(&self.config), self.routers[0].address(), rest, random)
+    }
+
     /// What all routers were asked.
     pub fn asked(&self) -> Vec<Asked> {
         self.routers.iter().flat_map(Router::asked).collect()
@@ -150,8 +161,52 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        // Routers first: they wait for what goes on there.
+        self.routers.clear();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+/// The cluster that is shared.
+async fn shared() -> &'static Cluster {
+    static SHARED: OnceCell<(Cluster, Balancer)> = OnceCell::const_new();
+    let start = async || {
+        let cluster = Cluster::start(Settings::default()).await;
+        let balancer = cluster.balance(Duration::from_millis(50), Random::seeded());
+        (cluster, balancer)
+    };
+    &SHARED.get_or_init(start).await.0
+}
+
+/// Chunks of each collection of a database on the shared cluster: enough for some on either shard.
+const CHUNKS: u32 = 8;
+
+/// The URL of a database of this test's own on the shared cluster, as `colloquy init` leaves it; it names both routers.
+pub async fn database() -> String {
+    let url = with_database(&shared().await.url(), &own_name());
+    let options = MongoOptions {
+        pool_min: 0,
+        ..MongoOptions::default()
+    };
+    let report = mongo::init(&url, &options, CHUNKS).await;
+    assert!(report.expect("an initialised database").is_ready());
+    url
+}
+
+/// The statements on a database of the shared cluster that went to all shards and have no right to.
+pub async fn broadcasts(url: &str) -> Vec<String> {
+    let (_, rest) = url.rsplit_once('/').expect("a database");
+    let (database, _) = rest.split_once('?').expect("a URL of the shared cluster");
+    let asked = shared().await.asked().into_iter();
+    let wrong = asked.filter(|asked| asked.database == database && asked.is_wrong());
+    wrong.map(|asked| format!("a broadcast: {asked:?}")).collect()
+}
+
+impl Asked {
+    /// It is of the request path, and asked every shard.
+    pub fn is_wrong(&self) -> bool {
+        self.is_broadcast && !BROADCASTS.contains(&self.comment.as_str())
     }
 }

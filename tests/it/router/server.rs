@@ -1,7 +1,7 @@
 //! A router: its connections, what it knows, and which command goes where.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::{Ipv4Addr, TcpListener as StdListener},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -36,8 +36,8 @@ const NO_LIMIT: Duration = Duration::from_mins(10);
 /// How often a router reads the chunks again over one statement.
 const ROUNDS_MAX: u32 = 10;
 
-/// A statement that a router was asked for, on a collection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A kind of statement that a router was asked for, on a collection.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Asked {
     pub database: String,
     pub command: String,
@@ -67,7 +67,7 @@ pub struct Core {
     /// As this router knows them.
     tables: Mutex<HashMap<String, Arc<Table>>>,
     clock_ms: AtomicI64,
-    asked: Mutex<Vec<Asked>>,
+    asked: Mutex<BTreeSet<Asked>>,
     refreshed: Mutex<u64>,
     /// Where what shards are asked for goes on, whatever becomes of the router.
     pub runtime: Handle,
@@ -142,27 +142,26 @@ impl Router {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// What it answers to a command, on a connection of its own.
-    pub async fn command(&self, database: &str, mut command: Document) -> Result<Document, Document> {
-        command.insert("$db", database);
-        let mut stream = TcpStream::connect(self.address()).await.expect("the router takes a connection");
-        wire::write(&mut stream, 1, 0, &command).await.expect("the router takes a command");
-        let answer = wire::read(&mut stream).await.expect("an answer");
-        let answer = answer.expect("an answer").body;
-        match answer.get_f64("ok") {
-            Ok(1.0) => Ok(answer),
-            _ => Err(answer),
-        }
+    /// What it answers to a command.
+    pub async fn command(&self, database: &str, command: Document) -> Result<Document, Document> {
+        ask(&self.address(), database, command).await
     }
 
     /// As kill -9: its connections break, and its cursors and what it knew are gone. What a shard is at, it ends.
     pub fn kill(&mut self) {
-        let Serving { stop, thread } = self.serving.take().expect("a running router");
-        // It waits for this alone.
-        let _ = stop.send(());
-        thread.join().expect("the router does not panic");
+        assert!(self.serving.is_some(), "it runs");
+        self.end();
         self.core.cursors.forget();
         self.core.lock_tables().clear();
+    }
+
+    fn end(&mut self) {
+        if let Some(Serving { stop, thread }) = self.serving.take() {
+            // It waits for this alone.
+            let _ = stop.send(());
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "a router panicked");
+        }
     }
 
     /// Starts it again, on its port.
@@ -176,9 +175,9 @@ impl Router {
         self.core.clock_ms.store(ahead_ms, Ordering::Relaxed);
     }
 
-    /// The statements that it was asked for.
+    /// The kinds of statements that it was asked for.
     pub fn asked(&self) -> Vec<Asked> {
-        self.core.lock_asked().clone()
+        self.core.lock_asked().iter().cloned().collect()
     }
 
     /// How often it found what it knew out of date.
@@ -187,12 +186,18 @@ impl Router {
     }
 }
 
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl Core {
     fn lock_tables(&self) -> MutexGuard<'_, HashMap<String, Arc<Table>>> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_asked(&self) -> MutexGuard<'_, Vec<Asked>> {
+    fn lock_asked(&self) -> MutexGuard<'_, BTreeSet<Asked>> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -217,6 +222,23 @@ impl Core {
     /// What goes with the commands that take it, so that `$$NOW` is this router's clock.
     pub fn constants(&self) -> Document {
         doc! { "localNow": self.now(), "clusterTime": Timestamp { time: 0, increment: 0 } }
+    }
+}
+
+/// What the router at this address answers to a command, on a connection of its own: an error where it can't be asked, too.
+pub(super) async fn ask(router: &str, database: &str, mut command: Document) -> Result<Document, Document> {
+    command.insert("$db", database);
+    let talk = async {
+        let mut stream = TcpStream::connect(router).await?;
+        wire::write(&mut stream, 1, 0, &command).await?;
+        wire::read(&mut stream).await
+    };
+    let unreachable = |why: String| Failure::new(6, "HostUnreachable", &why).reply();
+    let answer = talk.await.map_err(|error| unreachable(error.to_string()))?;
+    let answer = answer.ok_or_else(|| unreachable("it hung up".to_owned()))?.body;
+    match answer.get_f64("ok") {
+        Ok(1.0) => Ok(answer),
+        _ => Err(answer),
     }
 }
 
@@ -310,7 +332,7 @@ impl Call {
     /// Notes that the command is a broadcast, or is not.
     pub fn note(&self, is_broadcast: bool) {
         let comment = self.command.get_str("comment").unwrap_or_default();
-        self.core.lock_asked().push(Asked {
+        self.core.lock_asked().insert(Asked {
             database: self.database.clone(),
             command: self.name.clone(),
             comment: comment.to_owned(),

@@ -1,14 +1,19 @@
 //! Colloquy on a sharded cluster, which [`router`](crate::router) stands in for: real replica sets behind routers of ours.
 //!
 //! [`routing`] holds the routers to what MongoDB's manual says of a `mongos`, since everything else here leans on that.
+//! [`setup`]: `init`, `check` and `serve`. [`conformance`]: the contract of a store. [`load`]: replicas, with an oracle.
+//!
+//! `COLLOQUY_TEST_STORE=sharded` runs the tests of the API on such a cluster.
 
 use colloquy::store::mongo::{self, MongoOptions};
 
 use crate::{
     engines::with_database,
-    router::{Cluster, Settings},
+    router::{self, Cluster, Settings},
 };
 
+mod conformance;
+mod load;
 mod routing;
 mod setup;
 

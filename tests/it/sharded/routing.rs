@@ -128,7 +128,7 @@ async fn statements_go_where_their_keys_are_and_their_results_come_together() {
     assert_eq!(number(&cluster.router(0).command(DATABASE, keyless).await.unwrap_err(), "code"), 61);
     let broadcasts = cluster.asked().into_iter().filter(|asked| asked.is_broadcast);
     let broadcasts: Vec<_> = broadcasts.map(|asked| (asked.command, asked.comment)).collect();
-    let expected = [("find", "all"), ("aggregate", ""), ("distinct", ""), ("delete", "every")];
+    let expected = [("aggregate", ""), ("delete", "every"), ("distinct", ""), ("find", "all")];
     assert_eq!(broadcasts, expected.map(|(command, comment)| (command.to_owned(), comment.to_owned())));
 }
 
