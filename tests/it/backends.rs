@@ -63,7 +63,7 @@ impl Store {
 }
 
 /// Whether MongoDB is a sharded cluster in this test run.
-fn is_sharded() -> bool {
+pub fn is_sharded() -> bool {
     choice("COLLOQUY_TEST_STORE").as_deref() == Some("sharded")
 }
 

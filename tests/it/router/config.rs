@@ -46,8 +46,16 @@ impl Table {
         *below.next_back().expect("a chunk begins at MinKey").1
     }
 
-    /// The shards that have any of these keys.
+    /// The shards that have any of these keys; where there is no key, one that says so.
     pub fn owners(&self, keys: &Keys) -> BTreeSet<usize> {
+        let mut owners = self.owners_of_any(keys);
+        if owners.is_empty() {
+            owners.insert(self.owner(""));
+        }
+        owners
+    }
+
+    fn owners_of_any(&self, keys: &Keys) -> BTreeSet<usize> {
         match keys {
             Keys::All => self.chunks.values().copied().collect(),
             Keys::Some { points, ranges } => {
@@ -65,7 +73,11 @@ impl Table {
 
     /// The chunk in which a key lies.
     pub fn chunk(&self, key: &str) -> (KeyRange, usize) {
-        let (from, shard) = self.chunks.range::<str, _>((Unbounded, Included(key))).next_back().expect("a chunk");
+        let (from, shard) = self
+            .chunks
+            .range::<str, _>((Unbounded, Included(key)))
+            .next_back()
+            .expect("a chunk");
         let mut above = self.chunks.iter().skip_while(|(begin, _)| *begin <= from);
         let range = KeyRange {
             from: from.clone(),
@@ -114,7 +126,9 @@ pub fn shard_name(shard: usize) -> String {
 }
 
 pub fn database_of(namespace: &str) -> &str {
-    namespace.split_once('.').map_or(namespace, |(database, _)| database)
+    namespace
+        .split_once('.')
+        .map_or(namespace, |(database, _)| database)
 }
 
 impl Config {

@@ -116,7 +116,10 @@ impl Part {
         }
         let link = Arc::clone(&call.core.shards[self.shard]);
         let member = self.member;
-        let asked = call.core.runtime.spawn(async move { link.ask_member(member, &command).await });
+        let asked = call
+            .core
+            .runtime
+            .spawn(async move { link.ask_member(member, &command).await });
         let reply = asked.await.expect("a task of the router")?;
         self.take(reply)?;
         Ok(())
@@ -135,9 +138,15 @@ impl Cursor {
         directions: Vec<bool>,
         left: Option<usize>,
     ) -> Result<Self, Failure> {
-        let parts = answered.into_iter().map(Part::new).collect::<Result<Vec<_>, _>>()?;
+        let parts = answered
+            .into_iter()
+            .map(Part::new)
+            .collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
-            namespace: parts.first().map(|(_, namespace)| namespace.clone()).unwrap_or_default(),
+            namespace: parts
+                .first()
+                .map(|(_, namespace)| namespace.clone())
+                .unwrap_or_default(),
             parts: parts.into_iter().map(|(part, _)| part).collect(),
             directions,
             left,
@@ -187,14 +196,24 @@ impl Cursor {
     }
 
     /// Up to so many documents. Each shard is asked once at most, so that a batch is not longer than what they send.
-    async fn batch(&mut self, call: &Call, wanted: usize, ask: Option<usize>) -> Result<Vec<Document>, Failure> {
+    async fn batch(
+        &mut self,
+        call: &Call,
+        wanted: usize,
+        ask: Option<usize>,
+    ) -> Result<Vec<Document>, Failure> {
         let mut batch = Vec::new();
         let mut may_ask = vec![true; self.parts.len()];
         while batch.len() < wanted && self.left != Some(0) {
             let needed: Vec<usize> = match self.directions.is_empty() {
                 true if self.next_part().is_some() || !batch.is_empty() => Vec::new(),
-                true => (0..self.parts.len()).find(|&part| self.parts[part].is_dry()).into_iter().collect(),
-                false => (0..self.parts.len()).filter(|&part| self.parts[part].is_dry()).collect(),
+                true => (0..self.parts.len())
+                    .find(|&part| self.parts[part].is_dry())
+                    .into_iter()
+                    .collect(),
+                false => (0..self.parts.len())
+                    .filter(|&part| self.parts[part].is_dry())
+                    .collect(),
             };
             if !batch.is_empty() && needed.iter().any(|&part| !may_ask[part]) {
                 break;
@@ -202,7 +221,9 @@ impl Cursor {
             let (namespace, session) = (self.namespace.clone(), self.session.clone());
             for part in needed {
                 may_ask[part] = false;
-                self.parts[part].refill(call, &namespace, ask, session.as_ref()).await?;
+                self.parts[part]
+                    .refill(call, &namespace, ask, session.as_ref())
+                    .await?;
             }
             let Some(part) = self.next_part() else {
                 if batch.is_empty() && self.parts.iter().any(Part::is_dry) {
@@ -219,7 +240,10 @@ impl Cursor {
     }
 
     fn has_more(&self) -> bool {
-        let parts = self.parts.iter().any(|part| part.id != 0 || !part.ready.is_empty());
+        let parts = self
+            .parts
+            .iter()
+            .any(|part| part.id != 0 || !part.ready.is_empty());
         parts && self.left != Some(0)
     }
 
@@ -235,8 +259,13 @@ impl Cursor {
     /// The first batch, as a command that opens a cursor replies.
     pub async fn open(mut self, call: &Call) -> Result<Document, Failure> {
         let asked_for = batch_size(call);
-        let batch = self.batch(call, asked_for.unwrap_or(FIRST_BATCH), asked_for).await?;
-        let (namespace, single) = (self.namespace.clone(), call.command.get_bool("singleBatch").unwrap_or(false));
+        let batch = self
+            .batch(call, asked_for.unwrap_or(FIRST_BATCH), asked_for)
+            .await?;
+        let (namespace, single) = (
+            self.namespace.clone(),
+            call.command.get_bool("singleBatch").unwrap_or(false),
+        );
         let id = if single || !self.has_more() {
             self.close(call).await;
             0
@@ -274,7 +303,9 @@ pub async fn get_more(call: &Call) -> Result<Document, Failure> {
     let taken = call.core.cursors.lock().open.remove(&id);
     let mut cursor = taken.ok_or_else(|| not_found(id))?;
     let asked_for = batch_size(call);
-    let batch = cursor.batch(call, asked_for.unwrap_or(usize::MAX), asked_for).await?;
+    let batch = cursor
+        .batch(call, asked_for.unwrap_or(usize::MAX), asked_for)
+        .await?;
     let namespace = cursor.namespace.clone();
     let id = if cursor.has_more() {
         call.core.cursors.lock().open.insert(id, cursor);

@@ -44,9 +44,12 @@ type Copied = HashMap<String, Document>;
 /// Moves the chunk in which this key lies.
 ///
 /// # Errors
-/// What a shard failed with, before the chunk was the other shard's. `LockTimeout`: statements under way did not end.
+/// `ConflictingOperationInProgress`: another chunk is moving. What a shard failed with, before the chunk was the other shard's. `LockTimeout`: statements under way did not end.
 pub async fn move_chunk(core: &Arc<Core>, namespace: &str, key: &str, to: usize) -> Result<(), Failure> {
-    let _one = core.config.moving.lock().await;
+    let busy =
+        "Unable to start new migration because this shard is currently donating or receiving another chunk";
+    let busy = |_| Failure::new(117, "ConflictingOperationInProgress", busy);
+    let _one = core.config.moving.try_lock().map_err(busy)?;
     let table: Table = core.config.table(namespace);
     let not_sharded = || Failure::new(118, "NamespaceNotSharded", &format!("{namespace} is not sharded"));
     let field = table.field.clone().ok_or_else(not_sharded)?;
@@ -101,7 +104,9 @@ impl Move<'_> {
             Err(failure) if failure.name != "NamespaceExists" => return Err(failure),
             _ => {}
         }
-        let (listing, _) = self.ask(self.from, doc! { "listIndexes": self.collection }).await?;
+        let (listing, _) = self
+            .ask(self.from, doc! { "listIndexes": self.collection })
+            .await?;
         let indexes: Vec<Document> = batch(&listing).collect();
         let create = doc! { "createIndexes": self.collection, "indexes": indexes, "writeConcern": { "w": "majority" } };
         self.ask(self.to, create).await?;
@@ -119,7 +124,9 @@ impl Move<'_> {
         let _critical = alone.map_err(busy)?;
         self.confirm_primary().await?;
         self.copy(&mut copied).await?;
-        self.core.config.commit(self.namespace, &self.range, self.from, self.to)
+        self.core
+            .config
+            .commit(self.namespace, &self.range, self.from, self.to)
     }
 
     /// A primary that was deposed and does not know it may lack what was acknowledged; one that a majority follows does not.
@@ -128,7 +135,11 @@ impl Move<'_> {
         let write = doc! { "update": "router.moves", "updates": [note], "writeConcern": { "w": "majority" } };
         let (reply, _) = self.ask(self.from, write).await?;
         match reply.get_document("writeConcernError") {
-            Ok(_) => Err(Failure::new(64, "WriteConcernFailed", "the donor has no majority")),
+            Ok(_) => Err(Failure::new(
+                64,
+                "WriteConcernFailed",
+                "the donor has no majority",
+            )),
             Err(_) => Ok(()),
         }
     }
@@ -137,15 +148,21 @@ impl Move<'_> {
     async fn copy(&self, copied: &mut Copied) -> Result<(), Failure> {
         let now = self.read().await?;
         let gone = copied.keys().filter(|id| !now.contains_key(*id));
-        let changed = now.iter().filter(|(id, document)| copied.get(*id) != Some(document));
+        let changed = now
+            .iter()
+            .filter(|(id, document)| copied.get(*id) != Some(document));
         let outdated: Vec<&String> = gone.chain(changed.clone().map(|(id, _)| id)).collect();
         for ids in outdated.chunks(BATCH) {
             let filter = doc! { "_id": { "$in": ids.iter().map(|id| id.as_str()).collect::<Vec<_>>() } };
-            self.write(doc! { "delete": self.collection, "deletes": [{ "q": filter, "limit": 0 }] }).await?;
+            self.write(doc! { "delete": self.collection, "deletes": [{ "q": filter, "limit": 0 }] })
+                .await?;
         }
         let changed: Vec<&Document> = changed.map(|(_, document)| document).collect();
         for documents in changed.chunks(BATCH) {
-            let documents: Vec<Bson> = documents.iter().map(|&document| document.clone().into()).collect();
+            let documents: Vec<Bson> = documents
+                .iter()
+                .map(|&document| document.clone().into())
+                .collect();
             self.write(doc! {
                 "insert": self.collection, "documents": documents, "bypassDocumentValidation": true,
             })
@@ -160,7 +177,11 @@ impl Move<'_> {
         let (reply, _) = self.ask(self.to, command).await?;
         for complaint in ["writeErrors", "writeConcernError"] {
             if reply.contains_key(complaint) {
-                return Err(Failure::new(96, "OperationFailed", &format!("copying a chunk: {reply}")));
+                return Err(Failure::new(
+                    96,
+                    "OperationFailed",
+                    &format!("copying a chunk: {reply}"),
+                ));
             }
         }
         Ok(())
@@ -168,7 +189,8 @@ impl Move<'_> {
 
     /// The donor's documents in the range.
     async fn read(&self) -> Result<Copied, Failure> {
-        let find = doc! { "find": self.collection, "filter": self.range.filter(&self.field), "batchSize": 10_000 };
+        let find =
+            doc! { "find": self.collection, "filter": self.range.filter(&self.field), "batchSize": 10_000 };
         let (mut reply, member) = self.ask(self.from, find).await?;
         let mut found = Copied::new();
         loop {
@@ -176,7 +198,9 @@ impl Move<'_> {
                 let id = document.get_str("_id").expect("ids are strings").to_owned();
                 found.insert(id, document);
             }
-            let cursor = reply.get_document("cursor").and_then(|cursor| cursor.get_i64("id"));
+            let cursor = reply
+                .get_document("cursor")
+                .and_then(|cursor| cursor.get_i64("id"));
             let id = cursor.unwrap_or_default();
             if id == 0 {
                 return Ok(found);
@@ -188,7 +212,8 @@ impl Move<'_> {
 
     async fn delete(&self, shard: usize) -> Result<(), Failure> {
         let all = doc! { "q": self.range.filter(&self.field), "limit": 0 };
-        let command = doc! { "delete": self.collection, "deletes": [all], "writeConcern": { "w": "majority" } };
+        let command =
+            doc! { "delete": self.collection, "deletes": [all], "writeConcern": { "w": "majority" } };
         self.ask(shard, command).await.map(|_| ())
     }
 
@@ -199,14 +224,21 @@ impl Move<'_> {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         match self.delete(self.from).await {
-            Ok(()) => self.core.config.set_foreign(self.namespace, self.from, &self.range, false),
+            Ok(()) => self
+                .core
+                .config
+                .set_foreign(self.namespace, self.from, &self.range, false),
             Err(failure) => eprintln!("orphans stay on {}: {}", shard_name(self.from), failure.message),
         }
     }
 }
 
 fn batch(reply: &Document) -> impl Iterator<Item = Document> {
-    let batch = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch").or_else(|_| cursor.get_array("nextBatch")));
+    let batch = reply.get_document("cursor").and_then(|cursor| {
+        cursor
+            .get_array("firstBatch")
+            .or_else(|_| cursor.get_array("nextBatch"))
+    });
     let batch: Vec<Bson> = batch.cloned().unwrap_or_default();
     batch.into_iter().filter_map(|item| match item {
         Bson::Document(document) => Some(document),

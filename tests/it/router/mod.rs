@@ -54,8 +54,8 @@ mod target;
 mod wire;
 mod writes;
 
-use config::Config;
 pub use balancer::Balancer;
+use config::Config;
 pub use server::{Asked, Router};
 
 /// What a cluster is made of.
@@ -120,6 +120,11 @@ impl Cluster {
         format!("mongodb://{}/?", addresses.join(","))
     }
 
+    /// For a client of one router.
+    pub fn url_of(&self, router: usize) -> String {
+        format!("mongodb://{}/?", self.routers[router].address())
+    }
+
     pub fn router(&mut self, router: usize) -> &mut Router {
         &mut self.routers[router]
     }
@@ -150,7 +155,13 @@ impl Cluster {
     /// Moves chunks of the newest databases to and fro until it is told to stop, with a rest of so long in between.
     pub fn balance(&self, rest: Duration, random: Random) -> Balancer {
         let runtime = self.runtime.as_ref().expect("it runs").handle();
-        Balancer::start(runtime, Arc::clone(&self.config), self.routers[0].address(), rest, random)
+        Balancer::start(
+            runtime,
+            Arc::clone(&self.config),
+            self.routers[0].address(),
+            rest,
+            random,
+        )
     }
 
     /// What all routers were asked.

@@ -31,7 +31,11 @@ pub fn compare(a: &Bson, b: &Bson) -> Ordering {
         (Bson::DateTime(a), Bson::DateTime(b)) => a.cmp(b),
         (Bson::Boolean(a), Bson::Boolean(b)) => a.cmp(b),
         (Bson::Array(a), Bson::Array(b)) => {
-            let unequal = a.iter().zip(b).map(|(a, b)| compare(a, b)).find(|order| order.is_ne());
+            let unequal = a
+                .iter()
+                .zip(b)
+                .map(|(a, b)| compare(a, b))
+                .find(|order| order.is_ne());
             unequal.unwrap_or_else(|| a.len().cmp(&b.len()))
         }
         _ => match (number(a), number(b)) {

@@ -80,7 +80,9 @@ impl Call {
     ) -> Result<Vec<Answered>, Failure> {
         let shards = table.owners(keys);
         let command = &command;
-        let asked = shards.iter().map(|&shard| self.on_shard(namespace, shard, table, command));
+        let asked = shards
+            .iter()
+            .map(|&shard| self.on_shard(namespace, shard, table, command));
         try_join_all(asked).await
     }
 }
@@ -114,7 +116,10 @@ pub async fn find(call: &Call) -> Result<Document, Failure> {
             }
             command
         });
-        let directions: Vec<bool> = sort.values().map(|direction| compare(direction, &Bson::Int32(0)).is_gt()).collect();
+        let directions: Vec<bool> = sort
+            .values()
+            .map(|direction| compare(direction, &Bson::Int32(0)).is_gt())
+            .collect();
         let directions = if is_merged { directions } else { Vec::new() };
         Cursor::new(call, answered.await?, directions, number(&call.command, "limit"))
     });
@@ -125,7 +130,13 @@ pub async fn find(call: &Call) -> Result<Document, Failure> {
 /// may only be a `$limit`.
 pub async fn aggregate(call: &Call) -> Result<Document, Failure> {
     let namespace = call.namespace();
-    let mut pipeline: Vec<Document> = call.command.get_array("pipeline").into_iter().flatten().filter_map(|stage| stage.as_document().cloned()).collect();
+    let mut pipeline: Vec<Document> = call
+        .command
+        .get_array("pipeline")
+        .into_iter()
+        .flatten()
+        .filter_map(|stage| stage.as_document().cloned())
+        .collect();
     for stage in &mut pipeline {
         for (name, value) in stage.iter_mut() {
             match (name.as_str(), value) {
@@ -167,7 +178,13 @@ pub async fn aggregate(call: &Call) -> Result<Document, Failure> {
     for stage in of_router {
         match number(stage, "$limit") {
             Some(limit) => groups.truncate(limit),
-            None => return Err(Failure::new(238, "NotImplemented", &format!("{stage} after a $group"))),
+            None => {
+                return Err(Failure::new(
+                    238,
+                    "NotImplemented",
+                    &format!("{stage} after a $group"),
+                ));
+            }
         }
     }
     Cursor::of_ready(namespace, groups).open(call).await
@@ -188,12 +205,30 @@ fn merge_groups(parts: Vec<Document>, accumulators: &Document) -> Result<Vec<Doc
             };
             let merged = match accumulator.map(String::as_str) {
                 Some("$sum") => sum(a, b),
-                Some("$max") => if compare(a, b).is_lt() { b.clone() } else { a.clone() },
+                Some("$max") => {
+                    if compare(a, b).is_lt() {
+                        b.clone()
+                    } else {
+                        a.clone()
+                    }
+                }
                 // Null is no least value.
                 Some("$min") if *a == Bson::Null => b.clone(),
                 Some("$min") if *b == Bson::Null => a.clone(),
-                Some("$min") => if compare(a, b).is_gt() { b.clone() } else { a.clone() },
-                other => return Err(Failure::new(238, "NotImplemented", &format!("{other:?} of several shards"))),
+                Some("$min") => {
+                    if compare(a, b).is_gt() {
+                        b.clone()
+                    } else {
+                        a.clone()
+                    }
+                }
+                other => {
+                    return Err(Failure::new(
+                        238,
+                        "NotImplemented",
+                        &format!("{other:?} of several shards"),
+                    ));
+                }
             };
             group.insert(name, merged);
         }
@@ -208,7 +243,8 @@ pub async fn distinct(call: &Call) -> Result<Document, Failure> {
     call.note(keys(&call.core.table(&namespace), &filter) == Keys::All);
     let answered = call.routed(&namespace, async |table| {
         let keys = keys(&table, &filter);
-        call.on_shards(&namespace, &table, &keys, |_| call.command.clone()).await
+        call.on_shards(&namespace, &table, &keys, |_| call.command.clone())
+            .await
     });
     let mut values: Vec<Bson> = Vec::new();
     for answered in answered.await? {
@@ -229,9 +265,12 @@ pub async fn count(call: &Call) -> Result<Document, Failure> {
     call.note(keys(&call.core.table(&namespace), &filter) == Keys::All);
     let answered = call.routed(&namespace, async |table| {
         let keys = keys(&table, &filter);
-        call.on_shards(&namespace, &table, &keys, |_| call.command.clone()).await
+        call.on_shards(&namespace, &table, &keys, |_| call.command.clone())
+            .await
     });
     let counts = answered.await?;
-    let counts = counts.iter().filter_map(|answered| answered.reply.get_i32("n").ok());
+    let counts = counts
+        .iter()
+        .filter_map(|answered| answered.reply.get_i32("n").ok());
     Ok(doc! { "n": counts.sum::<i32>(), "ok": 1.0 })
 }

@@ -252,7 +252,10 @@ async fn connection(core: Arc<Core>, mut stream: TcpStream) {
             continue;
         }
         replies += 1;
-        if wire::write(&mut stream, replies, message.id, &reply).await.is_err() {
+        if wire::write(&mut stream, replies, message.id, &reply)
+            .await
+            .is_err()
+        {
             return;
         }
     }
@@ -273,7 +276,9 @@ async fn answer(core: &Arc<Core>, mut command: Document) -> Document {
         Some(Bson::Int64(ms)) => u64::try_from(*ms).ok(),
         _ => None,
     });
-    let limit = limit_ms.filter(|&ms| ms > 0).map_or(NO_LIMIT, Duration::from_millis);
+    let limit = limit_ms
+        .filter(|&ms| ms > 0)
+        .map_or(NO_LIMIT, Duration::from_millis);
     let until = Instant::now() + limit.min(NO_LIMIT);
     let call = Call {
         core: Arc::clone(core),
@@ -286,7 +291,14 @@ async fn answer(core: &Arc<Core>, mut command: Document) -> Document {
     let answered = answered.unwrap_or_else(|_| Err(Failure::out_of_time()));
     let mut reply = answered.unwrap_or_else(|failure| failure.reply());
     // Of a shard's own, and of no use to a client of the cluster.
-    for own in ["$clusterTime", "operationTime", "electionId", "opTime", "$configTime", "$topologyTime"] {
+    for own in [
+        "$clusterTime",
+        "operationTime",
+        "electionId",
+        "opTime",
+        "$configTime",
+        "$topologyTime",
+    ] {
         reply.remove(own);
     }
     reply
@@ -359,7 +371,11 @@ impl Call {
         let entered = self.core.config.enter(namespace, shard, by).await?;
         let mut command = command(&entered.foreign);
         command.insert("$db", &self.database);
-        let (link, repeat, until) = (Arc::clone(&self.core.shards[shard]), self.can_repeat(), self.until);
+        let (link, repeat, until) = (
+            Arc::clone(&self.core.shards[shard]),
+            self.can_repeat(),
+            self.until,
+        );
         let asked = self.core.runtime.spawn(async move {
             let (reply, member) = link.ask(&command, repeat, until).await?;
             let hold = entered.hold.clone();

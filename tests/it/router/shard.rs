@@ -52,11 +52,16 @@ impl Failure {
     }
 
     fn unreachable(error: &std::io::Error) -> Self {
-        Self::new(6, "HostUnreachable", &format!("Connection closed by peer: {error}"))
+        Self::new(
+            6,
+            "HostUnreachable",
+            &format!("Connection closed by peer: {error}"),
+        )
     }
 
     fn no_primary(shard: &str) -> Self {
-        let message = format!("Could not find host matching read preference {{ mode: \"primary\" }} for set {shard}");
+        let message =
+            format!("Could not find host matching read preference {{ mode: \"primary\" }} for set {shard}");
         Self::new(133, "FailedToSatisfyReadPreference", &message)
     }
 
@@ -119,7 +124,11 @@ impl Shard {
 
     /// As `listShards` has it.
     pub fn host(&self) -> String {
-        let members: Vec<_> = self.members.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let members: Vec<_> = self
+            .members
+            .iter()
+            .map(|port| format!("127.0.0.1:{port}"))
+            .collect();
         format!("{}/{}", self.name, members.join(","))
     }
 
@@ -130,7 +139,8 @@ impl Shard {
             let found = futures_util::future::join_all(asked).await;
             // One that was stopped takes a moment to learn that it was replaced; the later election counts.
             let primary = found.into_iter().flatten().max().map(|(_, port)| port);
-            self.primary.send_if_modified(|known| std::mem::replace(known, primary) != primary);
+            self.primary
+                .send_if_modified(|known| std::mem::replace(known, primary) != primary);
             let _ = timeout(MONITOR_EVERY, self.look.notified()).await;
         }
     }
@@ -140,7 +150,10 @@ impl Shard {
         let asked = timeout(MONITOR_ANSWER_MAX, self.talk(port, &hello));
         let hello = asked.await.ok()?.ok()?;
         let election = hello.get_object_id("electionId").ok().map(|id| id.bytes());
-        hello.get_bool("isWritablePrimary").is_ok_and(|is| is).then_some((election, port))
+        hello
+            .get_bool("isWritablePrimary")
+            .is_ok_and(|is| is)
+            .then_some((election, port))
     }
 
     /// Waits for a primary.
@@ -155,7 +168,10 @@ impl Shard {
     }
 
     fn lost(&self, port: u16) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).remove(&port);
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&port);
         self.primary.send_if_modified(|known| {
             let was = *known == Some(port);
             *known = known.filter(|_| !was);

@@ -49,7 +49,9 @@ impl Keys {
         for (name, value) in filter {
             let branches = || {
                 let branches = value.as_array().into_iter().flatten();
-                branches.filter_map(Bson::as_document).map(|branch| Self::of(branch, field))
+                branches
+                    .filter_map(Bson::as_document)
+                    .map(|branch| Self::of(branch, field))
             };
             match name.as_str() {
                 // Either narrows down. Of two that do, one is enough to be right.
@@ -68,7 +70,10 @@ impl Keys {
     fn or(self, other: Self) -> Self {
         match (self, other) {
             (
-                Self::Some { mut points, mut ranges },
+                Self::Some {
+                    mut points,
+                    mut ranges,
+                },
                 Self::Some {
                     points: more_points,
                     ranges: more_ranges,
@@ -107,7 +112,9 @@ fn of_condition(condition: &Bson) -> Keys {
     }
     let from = text("$gte").or(text("$gt"));
     // One key more where the end is included.
-    let to = text("$lt").map(str::to_owned).or(text("$lte").map(|to| format!("{to}\0")));
+    let to = text("$lt")
+        .map(str::to_owned)
+        .or(text("$lte").map(|to| format!("{to}\0")));
     if from.is_none() && to.is_none() {
         return Keys::All;
     }
@@ -148,12 +155,21 @@ fn a_filter_is_narrowed_down_by_its_shard_key_alone() {
         (doc! { "_id": "e" }, Keys::All),
         (doc! { "s": "a", "type": "t" }, some(&["a"], &[])),
         (doc! { "s": { "$in": ["a", "b"] } }, some(&["a", "b"], &[])),
-        (doc! { "s": { "$gte": "a", "$lt": "b" } }, some(&[], &[("a", Some("b"))])),
+        (
+            doc! { "s": { "$gte": "a", "$lt": "b" } },
+            some(&[], &[("a", Some("b"))]),
+        ),
         (doc! { "s": { "$gt": "a" } }, some(&[], &[("a", None)])),
         (doc! { "s": { "$exists": true } }, Keys::All),
-        (doc! { "$or": [{ "s": "a" }, { "s": "b", "n": 1 }] }, some(&["a", "b"], &[])),
+        (
+            doc! { "$or": [{ "s": "a" }, { "s": "b", "n": 1 }] },
+            some(&["a", "b"], &[]),
+        ),
         (doc! { "$or": [{ "s": "a" }, { "n": 1 }] }, Keys::All),
-        (doc! { "n": 1, "$and": [{ "n": 2 }, { "s": "a" }] }, some(&["a"], &[])),
+        (
+            doc! { "n": 1, "$and": [{ "n": 2 }, { "s": "a" }] },
+            some(&["a"], &[]),
+        ),
     ] {
         assert_eq!(Keys::of(&filter, "s"), keys, "{filter}");
     }

@@ -47,7 +47,12 @@ pub async fn read(stream: &mut TcpStream) -> io::Result<Option<Message>> {
     let mut rest = vec![0; length - HEADER_BYTES];
     stream.read_exact(&mut rest).await?;
     let flags = u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]);
-    let end = rest.len() - if flags & CHECKSUM_PRESENT != 0 { CHECKSUM_BYTES } else { 0 };
+    let end = rest.len()
+        - if flags & CHECKSUM_PRESENT != 0 {
+            CHECKSUM_BYTES
+        } else {
+            0
+        };
     Ok(Some(Message {
         id: number(4),
         body: sections(&rest[4..end])?,
@@ -79,7 +84,9 @@ fn sequence(bytes: &[u8]) -> io::Result<(String, Bson)> {
     let name = String::from_utf8(bytes[..end].to_vec()).map_err(io::Error::other)?;
     let (mut documents, mut rest) = (Vec::new(), &bytes[end + 1..]);
     while !rest.is_empty() {
-        documents.push(Bson::Document(Document::from_reader(&mut rest).map_err(io::Error::other)?));
+        documents.push(Bson::Document(
+            Document::from_reader(&mut rest).map_err(io::Error::other)?,
+        ));
     }
     Ok((name, Bson::Array(documents)))
 }

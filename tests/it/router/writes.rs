@@ -47,11 +47,13 @@ impl Outcome {
                 Some((at, document))
             })
         };
-        self.upserted.extend(documents("upserted").map(|(_, document)| document));
+        self.upserted
+            .extend(documents("upserted").map(|(_, document)| document));
         for (at, error) in documents("writeErrors") {
             self.errors.entry(at).or_insert(error);
         }
-        self.unconfirmed.extend(reply.get_document("writeConcernError").ok().cloned());
+        self.unconfirmed
+            .extend(reply.get_document("writeConcernError").ok().cloned());
     }
 
     fn reply(self, is_update: bool) -> Document {
@@ -69,7 +71,10 @@ impl Outcome {
             [] => None,
             [one] => reply.insert("writeConcernError", one),
             several => {
-                let words: Vec<_> = several.iter().filter_map(|one| one.get_str("errmsg").ok()).collect();
+                let words: Vec<_> = several
+                    .iter()
+                    .filter_map(|one| one.get_str("errmsg").ok())
+                    .collect();
                 let words = format!("multiple errors reported : {}", words.join(" :: and :: "));
                 let error = doc! { "code": 64, "codeName": "WriteConcernFailed", "errmsg": words };
                 reply.insert("writeConcernError", error)
@@ -96,7 +101,9 @@ fn keys(call: &Call, statement: &Document, table: &Table) -> Result<Keys, Failur
         let of_document = doc! { field: statement.get(field).cloned().unwrap_or(Bson::Null) };
         return match Keys::of(&of_document, field) {
             keys @ Keys::Some { .. } => Ok(keys),
-            Keys::All => Err(no_key(&format!("document {statement} does not contain shard key"))),
+            Keys::All => Err(no_key(&format!(
+                "document {statement} does not contain shard key"
+            ))),
         };
     }
     let filter = statement.get_document("q").cloned().unwrap_or_default();
@@ -110,7 +117,9 @@ fn keys(call: &Call, statement: &Document, table: &Table) -> Result<Keys, Failur
     let is_one = keys.single().is_some() || (!is_upsert && filter.get_str("_id").is_ok());
     match is_of_many || is_one {
         true => Ok(keys),
-        false => Err(no_key("the statement must contain an exact match on _id or the shard key")),
+        false => Err(no_key(
+            "the statement must contain an exact match on _id or the shard key",
+        )),
     }
 }
 
@@ -146,7 +155,8 @@ pub async fn batch(call: &Call) -> Result<Document, Failure> {
                 Err(failure) if failure.is_stale() => stale.extend(places),
                 Err(failure) => {
                     let told = if is_ordered { &places[..1] } else { places };
-                    told.iter().for_each(|&at| outcome.fail(at, &unavailable(&failure)));
+                    told.iter()
+                        .for_each(|&at| outcome.fail(at, &unavailable(&failure)));
                 }
             }
         }
@@ -155,7 +165,9 @@ pub async fn batch(call: &Call) -> Result<Document, Failure> {
             stale_rounds += 1;
             if stale_rounds > STALE_ROUNDS_MAX {
                 let message = "no progress was made executing batch write op";
-                stale.iter().for_each(|&at| outcome.fail(at, &Failure::new(82, "NoProgressMade", message)));
+                stale
+                    .iter()
+                    .for_each(|&at| outcome.fail(at, &Failure::new(82, "NoProgressMade", message)));
                 stale.clear();
             }
         }
@@ -167,7 +179,10 @@ pub async fn batch(call: &Call) -> Result<Document, Failure> {
 
 fn unavailable(failure: &Failure) -> Failure {
     Failure {
-        message: format!("Write results unavailable from a shard :: caused by :: {}", failure.message),
+        message: format!(
+            "Write results unavailable from a shard :: caused by :: {}",
+            failure.message
+        ),
         ..failure.clone()
     }
 }

@@ -34,7 +34,10 @@ async fn replicas(url: &str, cache: &str) -> Replicas {
 
 fn assert_targeted(cluster: &Cluster) {
     // The reckoning itself reads everything there is.
-    let ours = cluster.asked().into_iter().filter(|asked| !asked.comment.is_empty());
+    let ours = cluster
+        .asked()
+        .into_iter()
+        .filter(|asked| !asked.comment.is_empty());
     let wrong: Vec<_> = ours.filter(router::Asked::is_wrong).collect();
     assert_eq!(wrong, [], "broadcasts on the request path");
 }
@@ -90,11 +93,16 @@ async fn a_router_that_dies_costs_nothing_that_the_other_can_give() {
     balancer.stop().await;
     let stage = load.end().await;
     let stored = settle(&stage, &replicas, &url).await;
-    println!("{} events acknowledged, {stored} stored\n{}", stage.acknowledged(), stage.timings);
+    println!(
+        "{} events acknowledged, {stored} stored\n{}",
+        stage.acknowledged(),
+        stage.timings
+    );
     assert_targeted(&cluster);
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: `make test-long`"]
 async fn elections_of_a_shard_lose_and_double_nothing() {
     let mut random = Random::seeded();
     let settings = Settings {

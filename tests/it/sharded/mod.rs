@@ -1,9 +1,11 @@
 //! Colloquy on a sharded cluster, which [`router`](crate::router) stands in for: real replica sets behind routers of ours.
 //!
 //! [`routing`] holds the routers to what MongoDB's manual says of a `mongos`, since everything else here leans on that.
-//! [`setup`]: `init`, `check` and `serve`. [`conformance`]: the contract of a store. [`load`]: replicas, with an oracle.
+//! [`setup`]: `init`, `check` and `serve`. [`load`]: replicas, with an oracle. [`isolation`]: a shard without a primary.
+//! [`clocks`]: routers whose clocks are apart.
 //!
-//! `COLLOQUY_TEST_STORE=sharded` runs the tests of the API on such a cluster.
+//! `COLLOQUY_TEST_STORE=sharded` runs the tests of the API, of the archive and of the contract of a store on such a cluster, whose
+//! chunks move all the while.
 
 use colloquy::store::mongo::{self, MongoOptions};
 
@@ -12,7 +14,8 @@ use crate::{
     router::{self, Cluster, Settings},
 };
 
-mod conformance;
+mod clocks;
+mod isolation;
 mod load;
 mod routing;
 mod setup;
