@@ -93,7 +93,7 @@ test-mongodb: engines ## the tests of the API once more, on MongoDB with Redis
 	COLLOQUY_TEST_STORE=mongodb COLLOQUY_TEST_CACHE=redis cargo test --locked --test it -- $(same_on_any_store:%=--skip %)
 
 # What a cluster has the most to do with; `test-long` runs all of it.
-on_a_cluster := archive_kill::what archive::answers crash:: event_batches:: races:: session_lists::
+on_a_cluster := archive_kill::what event_batches:: races:: session_lists::
 
 .PHONY: test-sharded
 test-sharded: engines ## some of them once more on a sharded cluster, whose chunks move
