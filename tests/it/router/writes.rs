@@ -141,7 +141,7 @@ pub async fn batch(call: &Call) -> Result<Document, Failure> {
     let mut outcome = Outcome::default();
     let mut open: Vec<usize> = (0..statements.len()).collect();
     let mut stale_rounds = 0;
-    while !open.is_empty() && !(is_ordered && !outcome.errors.is_empty()) {
+    while !open.is_empty() && (!is_ordered || outcome.errors.is_empty()) {
         let table = call.core.table(&namespace);
         let round = plan(call, &statements, &table, &open, is_ordered, &mut outcome);
         let asked = round.iter().map(|(&shard, places)| {
