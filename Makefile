@@ -80,7 +80,7 @@ lint: tools ## everything that can be said without running it
 test: tools packages engines ## all tests: Rust, schemathesis, generated clients, DuckDB, the OpenAPI document, the deployment
 	@echo "== cargo test"
 	cargo test --locked
-	@$(MAKE) test-mongodb spec-check schemathesis clients-check duckdb-check deploy-check
+	@$(MAKE) test-mongodb test-sharded spec-check schemathesis clients-check duckdb-check deploy-check
 
 # Tests that would be the same once more: they start no server, choose its store themselves, or send what is refused
 # before a store is asked. `COLLOQUY_TEST_STORE=mongodb cargo test` runs all of them.
@@ -91,6 +91,22 @@ same_on_any_store := archive_faults:: archive::outage objects:: objects_faults::
 test-mongodb: engines ## the tests of the API once more, on MongoDB with Redis
 	@echo "== cargo test, the API on MongoDB with Redis"
 	COLLOQUY_TEST_STORE=mongodb COLLOQUY_TEST_CACHE=redis cargo test --locked --test it -- $(same_on_any_store:%=--skip %)
+
+# What a cluster has the most to do with; `test-long` runs all of it.
+on_a_cluster := archive_kill::what event_batches:: races:: session_lists::
+
+.PHONY: test-sharded
+test-sharded: engines ## some of them once more on a sharded cluster, whose chunks move
+	@echo "== cargo test, the API on a sharded cluster"
+	COLLOQUY_TEST_STORE=sharded COLLOQUY_TEST_KILL_ROUNDS=3 cargo test --locked --test it -- $(on_a_cluster)
+
+.PHONY: test-long
+test-long: engines ## what takes longer: all of the API and the contract of a store on a sharded cluster, elections of its shards
+	@echo "== cargo test, all of the API on a sharded cluster with Redis"
+	COLLOQUY_TEST_STORE=sharded COLLOQUY_TEST_CACHE=redis cargo test --locked --test it -- \
+	  $(patsubst %,--skip %,sharded:: $(filter-out store_mongo::,$(same_on_any_store)))
+	@echo "== cargo test, elections of a shard"
+	cargo test --locked --test it -- --ignored sharded::
 
 .PHONY: spec-check
 spec-check: server

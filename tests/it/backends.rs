@@ -3,7 +3,9 @@
 //!
 //! - `COLLOQUY_TEST_STORE`: `sqlite`, which is the default, or `mongodb`, where every folder gets a database of its own
 //!   on the shared replica set (see [`engines`]). Its server writes down every statement, and when the folder goes, each of
-//!   them must have kept the rule of `mongo::statements`.
+//!   them must have kept the rule of `mongo::statements`; or `sharded`, where the database is on the shared cluster of
+//!   [`router`], whose chunks move all the time, and its routers must not have been asked for a broadcast on the
+//!   request path.
 //! - `COLLOQUY_TEST_CACHE`: `none`, which is the default and leaves the store what it has by itself (the embedded one:
 //!   memory), or `redis`, where every folder gets a database of its own on the shared Redis.
 //!
@@ -22,6 +24,7 @@ use crate::{
         database,
         statements::{faults, seen, watch},
     },
+    router,
 };
 
 /// The store that this test run is about.
@@ -35,8 +38,8 @@ impl Store {
     pub fn chosen() -> Self {
         match choice("COLLOQUY_TEST_STORE").as_deref() {
             None | Some("sqlite") => Self::Embedded,
-            Some("mongodb") => Self::MongoDb,
-            Some(other) => panic!("COLLOQUY_TEST_STORE={other} is neither sqlite nor mongodb"),
+            Some("mongodb" | "sharded") => Self::MongoDb,
+            Some(other) => panic!("COLLOQUY_TEST_STORE={other} is none of sqlite, mongodb and sharded"),
         }
     }
 
@@ -60,6 +63,11 @@ impl Store {
             }
         }
     }
+}
+
+/// Whether MongoDB is a sharded cluster in this test run.
+pub fn is_sharded() -> bool {
+    choice("COLLOQUY_TEST_STORE").as_deref() == Some("sharded")
 }
 
 /// The flags that name the chosen backends, with the data of this folder.
@@ -112,6 +120,9 @@ const KEPT: &str = "database-url";
 
 /// The database that belongs to this folder, as `colloquy init` leaves it, and watched from then on.
 fn database_url(folder: &Path) -> String {
+    if is_sharded() {
+        return kept(folder, KEPT, router::database);
+    }
     kept(folder, KEPT, async || {
         let url = engines::mongodb().await;
         let options = MongoOptions {
@@ -190,7 +201,10 @@ pub fn check_statements(folder: &Path) {
     let Ok(url) = std::fs::read_to_string(folder.join(KEPT)) else {
         return;
     };
-    let faults = apart(async || faults(&seen(&database(&url).await).await));
+    let faults = match is_sharded() {
+        true => apart(async || router::broadcasts(&url).await),
+        false => apart(async || faults(&seen(&database(&url).await).await)),
+    };
     assert!(
         faults.is_empty(),
         "{} statements, such as\n{}",
@@ -212,7 +226,7 @@ fn apart<T: Send>(work: impl AsyncFnOnce() -> T + Send) -> T {
 fn the_test_run_is_about_the_store_that_was_chosen() {
     let folder = crate::harness::folder();
     let flags = backend_flags(folder.path());
-    let mongodb = std::env::var("COLLOQUY_TEST_STORE").is_ok_and(|store| store == "mongodb");
+    let mongodb = std::env::var("COLLOQUY_TEST_STORE").is_ok_and(|store| store != "sqlite");
     let scheme = if mongodb {
         "--store=mongodb://"
     } else {

@@ -1,4 +1,4 @@
-//! The MongoDB store keeps the contract of a store.
+//! The MongoDB store keeps the contract of a store: on a replica set or, with `COLLOQUY_TEST_STORE=sharded`, on a cluster.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,22 +10,26 @@ use colloquy::store::{
 };
 
 use crate::{
+    backends::is_sharded,
     conformance::{
         Subject,
         catalog::{CatalogSubject, catalog_conformance},
         store_conformance,
     },
-    engines,
+    engines, router,
 };
 
 /// One server has one clock. Tests that wait for the end of a lease wait for this, too.
 const CLOCKS_APART_MAX: Duration = Duration::from_millis(10);
 
-/// A database of its own on the shared replica set.
+/// A database of its own.
 struct Mongo(String);
 
 impl Mongo {
     async fn new() -> Self {
+        if is_sharded() {
+            return Self(router::database().await);
+        }
         let url = engines::mongodb().await;
         mongo::init(&url, &MongoOptions::default(), CHUNKS_DEFAULT)
             .await

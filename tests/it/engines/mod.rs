@@ -81,7 +81,8 @@ fn elsewhere(variable: &str) -> Option<String> {
     std::env::var(variable).ok().filter(|url| !url.is_empty())
 }
 
-fn own_name() -> String {
+/// A name that no other test has.
+pub fn own_name() -> String {
     format!("colloquy-test-{}", Uuid::now_v7().simple())
 }
 

@@ -168,6 +168,11 @@ impl ReplicaSet {
         format!("mongodb://{}/?replicaSet={SET}", addresses.join(","))
     }
 
+    /// The ports of its members.
+    pub fn ports(&self) -> Vec<u16> {
+        self.members.iter().map(|member| member.port).collect()
+    }
+
     /// A member, to be killed, stopped or continued.
     pub fn member(&mut self, member: usize) -> &mut Mongod {
         &mut self.members[member]

@@ -35,7 +35,7 @@ mod timings;
 use load::{Crowd, Load, Trouble};
 
 /// How often the faults of a scenario come.
-fn rounds(default: usize) -> usize {
+pub fn rounds(default: usize) -> usize {
     let given = std::env::var("COLLOQUY_TEST_FAILURE_ROUNDS");
     given.map_or(default, |text| text.parse().expect("a number"))
 }
@@ -62,6 +62,15 @@ impl Replicas {
         };
         let report = mongo::init(mongodb, &options, CHUNKS_DEFAULT).await;
         assert!(report.expect("an initialised database").is_ready());
+        Self::start_initialised(mongodb, caches, settings).await
+    }
+
+    /// As [`start_each`](Self::start_each), on a database that is initialised.
+    pub async fn start_initialised(
+        mongodb: &str,
+        caches: &[&str],
+        settings: impl Fn(usize) -> Vec<String>,
+    ) -> Self {
         let flags = |(replica, cache): (usize, &&str)| {
             let mut flags = vec![format!("--store={mongodb}")];
             let ours = [format!("cache={cache}"), "log_filter=warn".to_owned()];
@@ -114,7 +123,7 @@ impl Replicas {
         join_all(hits).await.into_iter().sum()
     }
 
-    fn urls(&self) -> Vec<String> {
+    pub fn urls(&self) -> Vec<String> {
         self.all().map(|server| server.url("")).collect()
     }
 }

@@ -1,6 +1,9 @@
-//! How set-up talks to a server: one command, one reply.
+//! How set-up talks to a server: one command, one reply, or all documents of a cursor.
 //!
-//! The trait is this small so that a scripted server can stand in for what can't be run in a test: a `mongos`.
+//! Where the URL names several routers, two commands may go to two of them. A cursor belongs to the router that opened
+//! it, so what it has left is asked for by the driver, which remembers where that was.
+//!
+//! The trait is this small so that a scripted server can stand in for one that fails at any step.
 
 use std::{fmt, time::Duration};
 
@@ -16,6 +19,9 @@ use crate::store::mongo::fault::Fault;
 pub(crate) trait Admin: Send + Sync {
     /// The reply to a command that did what it says.
     async fn run(&self, database: &str, command: Document) -> std::result::Result<Document, Refused>;
+
+    /// All documents of the cursor that a command opens.
+    async fn list(&self, database: &str, command: Document) -> std::result::Result<Vec<Document>, Refused>;
 }
 
 /// A command that failed: what the server said, or why it could not be asked.
@@ -56,13 +62,35 @@ pub(crate) struct Server {
 impl Admin for Server {
     async fn run(&self, database: &str, command: Document) -> std::result::Result<Document, Refused> {
         let database = self.client.database(database);
-        // In a task of its own, since a future of the driver must not be dropped midway.
-        let task = tokio::spawn(async move { database.run_command(command).await });
+        self.finish(async move { database.run_command(command).await })
+            .await
+    }
+
+    async fn list(&self, database: &str, command: Document) -> std::result::Result<Vec<Document>, Refused> {
+        let database = self.client.database(database);
+        let listing = async move {
+            let mut found = database.run_cursor_command(command).await?;
+            let mut all = Vec::new();
+            while found.advance().await? {
+                all.push(found.deserialize_current()?);
+            }
+            Ok(all)
+        };
+        self.finish(listing).await
+    }
+}
+
+impl Server {
+    /// Runs in a task of its own, since a future of the driver must not be dropped midway.
+    async fn finish<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = mongodb::error::Result<T>> + Send + 'static,
+    ) -> std::result::Result<T, Refused> {
         let refused = |message: &str| Refused {
             code: None,
             message: message.to_owned(),
         };
-        match timeout(self.time_max, task).await {
+        match timeout(self.time_max, tokio::spawn(work)).await {
             Ok(Ok(Ok(reply))) => Ok(reply),
             Ok(Ok(Err(error))) => match Fault::from(error) {
                 Fault::Mongo { complaint, .. } => Err(Refused {

@@ -183,30 +183,11 @@ pub(super) async fn chunks(admin: &dyn Admin, database: &str) -> Result<Option<[
     }
 }
 
-/// Reads a whole collection or listing through its cursor.
+/// Reads a whole collection or listing; `what` says what for, should it fail.
 async fn read_all(admin: &dyn Admin, database: &str, command: Document, what: &str) -> Result<Vec<Document>> {
-    let mut reply = admin::send(admin, database, command, what).await?;
-    let mut all = Vec::new();
-    loop {
-        let cursor = reply
-            .get_document("cursor")
-            .map_err(|_| SetupError::Reply("no cursor"))?;
-        let batch = cursor
-            .get_array("firstBatch")
-            .or_else(|_| cursor.get_array("nextBatch"));
-        let batch = batch.map_err(|_| SetupError::Reply("a cursor without a batch"))?;
-        all.extend(batch.iter().filter_map(|item| item.as_document().cloned()));
-        let id = cursor
-            .get_i64("id")
-            .map_err(|_| SetupError::Reply("a cursor without an id"))?;
-        if id == 0 {
-            return Ok(all);
-        }
-        let namespace = cursor.get_str("ns").unwrap_or_default();
-        let collection = namespace
-            .split_once('.')
-            .map_or(namespace, |(_, collection)| collection);
-        let more = doc! { "getMore": id, "collection": collection };
-        reply = admin::send(admin, database, more, what).await?;
-    }
+    let listed = admin.list(database, command).await;
+    listed.map_err(|refused| SetupError::Refused {
+        what: what.to_owned(),
+        refused,
+    })
 }

@@ -25,6 +25,8 @@ pub(super) struct Cluster {
     pub(super) changes: Vec<String>,
     /// Commands it still answers; `None` for ever.
     pub(super) commands_left: Option<usize>,
+    /// How many moves it refuses, because its shards are at other ones.
+    pub(super) busy_moves: usize,
     /// Open cursors, with what they have left.
     cursors: BTreeMap<i64, (String, Vec<Document>)>,
 }
@@ -68,6 +70,31 @@ impl Admin for Mongos {
             None => {}
         }
         cluster.answer(database, &command)
+    }
+
+    async fn list(&self, database: &str, command: Document) -> Result<Vec<Document>, Refused> {
+        let mut reply = self.run(database, command).await?;
+        let mut all = Vec::new();
+        loop {
+            let cursor = reply.get_document("cursor").unwrap();
+            let batch = cursor
+                .get_array("firstBatch")
+                .or_else(|_| cursor.get_array("nextBatch"));
+            all.extend(
+                batch
+                    .unwrap()
+                    .iter()
+                    .map(|item| item.as_document().unwrap().clone()),
+            );
+            let id = cursor.get_i64("id").unwrap();
+            if id == 0 {
+                return Ok(all);
+            }
+            let (_, collection) = cursor.get_str("ns").unwrap().split_once('.').unwrap();
+            reply = self
+                .run(database, doc! { "getMore": id, "collection": collection })
+                .await?;
+        }
     }
 }
 
@@ -269,6 +296,13 @@ impl Cluster {
         let to = command.get_str("to").unwrap().to_owned();
         if !self.shards.contains(&to.as_str()) {
             return refuse(70, &format!("Could not find shard {to}"));
+        }
+        if self.busy_moves > 0 {
+            self.busy_moves -= 1;
+            return refuse(
+                117,
+                "Unable to start new migration because this shard is currently donating a chunk",
+            );
         }
         let collection = self.sharded(namespace)?;
         let inside = shard_key_value(collection, command.get_document("find").unwrap());

@@ -115,7 +115,9 @@ fn is_ours(options: &Document) -> bool {
 
 /// Whether a collection has no document.
 pub(super) async fn is_empty(admin: &dyn Admin, database: &str, name: &str) -> Result<bool> {
-    let any = doc! { "find": name, "limit": 1, "singleBatch": true, "projection": { "_id": 1 } };
+    let any = doc! {
+        "find": name, "limit": 1, "singleBatch": true, "projection": { "_id": 1 }, "comment": "colloquy: set-up",
+    };
     let what = format!("looking whether {name} is empty");
     Ok(read_all(admin, database, any, &what).await?.is_empty())
 }

@@ -5,15 +5,26 @@
 //! here, one shard after the other, because the balancer goes by the size of data and would leave them where they are; once
 //! there is data, it is the balancer's business, and `init` moves nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use mongodb::bson::{Bson, Document, doc};
+use tokio::time::sleep;
 
 use super::{
     Admin, Mode, Report, Result, SetupError, State,
     admin::{Refused, send},
     plain, read_all, schema,
 };
+
+/// A shard gives or takes one chunk at a time. While it is at another one, which the balancer or another `init` moves, it
+/// refuses with one of these codes: `LockBusy`, `ConflictingOperationInProgress`.
+const MOVING_ANOTHER: [i32; 2] = [46, 117];
+const MOVE_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// Ten minutes of tries: a full chunk takes some of them.
+const MOVE_TRIES_MAX: u32 = 1_200;
 
 pub(super) async fn run(admin: &dyn Admin, database: &str, mode: Mode, report: &mut Report) -> Result<()> {
     let shards = shards(admin).await?;
@@ -232,10 +243,21 @@ impl Cluster<'_> {
         // The first chunk begins at `MinKey`; a key below every digit lies in it.
         let inside = doc! { self.key: point };
         let change = doc! { "moveChunk": self.namespace(), "find": inside, "to": to };
-        match self.admin.run("admin", change).await {
-            Ok(_) => Ok(()),
-            Err(_) if self.chunks().await?.get(point).is_some_and(|shard| shard == to) => Ok(()),
-            Err(refused) => Err(self.refused("moving a chunk of", refused)),
+        let mut tries = 1;
+        loop {
+            let refused = match self.admin.run("admin", change.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(refused) => refused,
+            };
+            if self.chunks().await?.get(point).is_some_and(|shard| shard == to) {
+                return Ok(());
+            }
+            let may_pass = refused.code.is_some_and(|code| MOVING_ANOTHER.contains(&code));
+            if !may_pass || tries == MOVE_TRIES_MAX {
+                return Err(self.refused("moving a chunk of", refused));
+            }
+            tries += 1;
+            sleep(MOVE_AGAIN_AFTER).await;
         }
     }
 

@@ -106,6 +106,22 @@ async fn two_at_once_agree() {
     assert_eq!(mongos.collections(), whole.collections());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_chunk_that_can_not_be_moved_now_is_moved_later() {
+    let (whole, mongos) = (Mongos::with_shards(&["a", "b"]), Mongos::with_shards(&["a", "b"]));
+    whole.init().await;
+    mongos.cluster().busy_moves = 30;
+    assert!(mongos.init().await.is_ready());
+    assert_eq!(mongos.collections(), whole.collections());
+    let never = Mongos::with_shards(&["a", "b"]);
+    never.cluster().busy_moves = usize::MAX;
+    let refused = run(&never, DATABASE, INIT).await.unwrap_err().to_string();
+    assert!(
+        refused.starts_with("moving a chunk of sessions: Unable"),
+        "{refused}"
+    );
+}
+
 #[tokio::test]
 async fn more_chunks_may_be_asked_for_later_and_fewer_change_nothing() {
     let mongos = Mongos::with_shards(&["a"]);
