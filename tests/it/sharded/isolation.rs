@@ -19,7 +19,7 @@ use crate::{
     failures::Replicas,
     harness::{Server, expect},
     mongo::database,
-    talk::{append, event, events_path, open},
+    talk::{append, event, events, events_path, open, texts},
 };
 
 const SESSIONS: usize = 24;
@@ -135,5 +135,25 @@ async fn without_a_primary_a_shard_fails_no_reads_and_changes_of_others() {
     for session in sessions.0.iter().flatten() {
         let read = replicas.server(1).get(&format!("/v1/sessions/{session}"));
         assert_eq!(expect(read, 200).await["events"][0]["eventId"], "first");
+    }
+}
+
+fn appends(server: &Server, session: &str, number: usize) -> RequestBuilder {
+    server.post(&events_path(session), &event(&format!("e-{number}")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_primary_a_shard_fails_no_appends_to_others() {
+    let (_cluster, replicas, sessions) = one_shard_without_a_primary(appends).await;
+    for session in &sessions.0[0] {
+        let ids = texts(&events(replicas.server(1), session).await, "eventId");
+        for number in 0..REQUESTS {
+            let id = format!("e-{number}");
+            assert_eq!(
+                ids.iter().filter(|&stored| *stored == id).count(),
+                1,
+                "{session}: {id}"
+            );
+        }
     }
 }
