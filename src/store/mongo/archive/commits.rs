@@ -25,7 +25,8 @@ use crate::{
     },
 };
 
-/// Commits what may be; then reads which sessions have their pointers, by whatever try.
+/// Commits what may be; then reads which sessions have their pointers, by whatever try. The epoch may be that of a later claim
+/// by then: no other claim writes this segment, so a pointer that leads there was committed.
 pub(super) async fn commit(
     call: &Call,
     concern: &Document,
@@ -50,8 +51,9 @@ pub(super) async fn commit(
     let places = places(call, commits.iter().map(|commit| &commit.key)).await?;
     let is_done = |commit: &Commit| {
         let place = places.get(&keys::of_session(&commit.key));
-        let pointer = place.and_then(|place| Some((place.epoch, place.pointer.as_ref()?)));
-        pointer == Some((commit.epoch, &commit.pointer))
+        place.is_some_and(|place| {
+            place.pointer.as_ref() == Some(&commit.pointer) && place.epoch >= commit.epoch
+        })
     };
     Ok(commits.iter().map(is_done).collect())
 }
