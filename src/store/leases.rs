@@ -33,7 +33,7 @@ use async_trait::async_trait;
 
 use crate::domain::Result;
 
-/// What came of [`Leases::take`].
+/// What came of [`Leases::take_lease`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
     /// The owner has the lease.

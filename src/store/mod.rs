@@ -180,7 +180,8 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// As a whole only when nothing is known of any event, such as a lost connection or a failed commit. An event of which
-    /// nothing is known fails by itself, with [`Kind::Unavailable`], where others of the call are settled.
+    /// nothing is known fails by itself, with [`Kind::Unavailable`](crate::domain::Kind::Unavailable), where others of the
+    /// call are settled.
     async fn append(&self, batch: Vec<Append>) -> Result<Vec<Result<Appended>>>;
 
     /// Where the session lies, as far as is known without asking. Sessions of different places fail apart from each other, so it

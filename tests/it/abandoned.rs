@@ -111,14 +111,17 @@ async fn writes_whose_callers_went_away_keep_their_places_until_they_end() {
 async fn reads_and_writes_whose_callers_went_away_keep_their_places_while_the_database_holds_them() {
     let mut set = ReplicaSet::start(1).await;
     let store = format!("--store={}", with_database(&set.url(), "colloquy"));
-    let initialised = colloquy().args(["init", &store]).output().expect("init runs");
+    // What `init` records is what the server must have.
+    let shared = "--set=cache_write_ms_max=60000";
+    let initialised = colloquy().args(["init", &store, shared]).output();
+    let initialised = initialised.expect("init runs");
     assert!(initialised.status.success(), "{initialised:?}");
     let flags = [
         EVERY_REQUEST,
         "--set=reads_in_flight_max=3",
         "--set=writes_in_flight_max=3",
         "--set=mongo_call_ms_max=60000",
-        "--set=cache_write_ms_max=60000",
+        shared,
         "--set=health_every_ms=600000",
     ];
     let server = Server::start_on(folder(), &[store, "--set=mongo_pool_min=0".to_owned()], &flags).await;
