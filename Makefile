@@ -85,7 +85,8 @@ test: tools packages engines ## all tests: Rust, schemathesis, generated clients
 # Tests that would be the same once more: they start no server, choose its store themselves, or send what is refused
 # before a store is asked. `COLLOQUY_TEST_STORE=mongodb cargo test` runs all of them.
 same_on_any_store := archive_faults:: archive::outage objects:: objects_faults:: config:: cache:: cache_model:: \
-  abandoned:: behind_nginx:: refusals_unread:: slow_takers:: engines:: failures:: group_commit:: health:: house:: rolling:: init_and_check:: mongo:: startup:: store_mongo:: store_sqlite:: bad_bodies:: bad_json:: bad_requests:: connections:: costs::
+  abandoned:: behind_nginx:: refusals_unread:: slow_takers:: engines:: failures:: group_commit:: health:: house:: rolling:: init_and_check:: mongo:: startup:: store_mongo:: store_sqlite:: bad_bodies:: bad_json:: bad_requests:: connections:: costs:: \
+  chores:: router:: sharded:: shared_settings::
 
 .PHONY: test-mongodb
 test-mongodb: engines ## the tests of the API once more, on MongoDB with Redis
@@ -104,7 +105,7 @@ test-sharded: engines ## some of them once more on a sharded cluster, whose chun
 test-long: engines ## what takes longer: all of the API and the contract of a store on a sharded cluster, elections of its shards
 	@echo "== cargo test, all of the API on a sharded cluster with Redis"
 	COLLOQUY_TEST_STORE=sharded COLLOQUY_TEST_CACHE=redis cargo test --locked --test it -- \
-	  $(patsubst %,--skip %,sharded:: $(filter-out store_mongo::,$(same_on_any_store)))
+	  $(patsubst %,--skip %,$(filter-out store_mongo::,$(same_on_any_store)))
 	@echo "== cargo test, elections of a shard"
 	cargo test --locked --test it -- --ignored sharded::
 
